@@ -1,0 +1,1 @@
+"""What runs, in reading order: Prefect flows and the command line."""

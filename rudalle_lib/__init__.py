@@ -1,0 +1,1 @@
+"""Everything of rudalle-flows that is true without Prefect: records, storage, networks, sampling."""

@@ -1,0 +1,1 @@
+"""The Suprematist demo domain: scenes, captions, a classical checker and the trained weights."""

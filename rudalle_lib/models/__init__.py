@@ -1,0 +1,1 @@
+"""The networks of the published models: torch only, with the published state-dict names."""
