@@ -1,0 +1,33 @@
+"""The errors that callers of the library may catch.
+
+Every message says what was expected, what was found, where, and what to do about it, so that a
+command line can show it to its user as it is.
+"""
+
+
+class RudalleError(Exception):
+    """Anything that this library raises on purpose."""
+
+
+class ConfigError(RudalleError):
+    """A run configuration, or a name in it, that cannot be used."""
+
+
+class SettingsError(ConfigError):
+    """A single setting (sampling, device, dtype ...) outside the values it may take."""
+
+
+class PromptError(RudalleError):
+    """A prompt table that cannot be read as one; a single bad row is a reject, not an error."""
+
+
+class WeightsError(RudalleError):
+    """Weights that cannot be found, read safely, or matched with the network they are meant for."""
+
+
+class StorageError(RudalleError):
+    """An object store or folder that refused to be read or written."""
+
+
+class ShardError(RudalleError):
+    """A shard, or one of its stage artifacts, that is missing or not what it should be."""
