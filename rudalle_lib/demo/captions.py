@@ -1,0 +1,170 @@
+"""Captions of Suprematist scenes, in Russian with gender and case, and in English for the translator.
+
+    большой синий круг слева от жёлтого треугольника на чёрном фоне
+    a big blue circle to the left of a yellow triangle on a black background
+
+A figure of medium size has no size word. `russian_caption` and `english_caption` give the canonical
+text; `caption_variant` and `english_variant` give the other ways in which people say the same.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rudalle_lib.demo.scenes import Figure, Scene
+
+Choose = Callable[[Sequence[str]], str]
+
+
+@dataclass(frozen=True)
+class _Noun:
+    """A masculine or feminine noun in the three cases that captions need."""
+
+    feminine: bool
+    nominative: str
+    genitive: str
+    instrumental: str
+
+
+NOUNS = {
+    "square": _Noun(False, "квадрат", "квадрата", "квадратом"),
+    "circle": _Noun(False, "круг", "круга", "кругом"),
+    "triangle": _Noun(False, "треугольник", "треугольника", "треугольником"),
+    "cross": _Noun(False, "крест", "креста", "крестом"),
+    "bar": _Noun(True, "полоса", "полосы", "полосой"),
+}
+ADJECTIVES = {
+    "red": "красн",
+    "blue": "син",
+    "yellow": "жёлт",
+    "green": "зелён",
+    "orange": "оранжев",
+    "violet": "фиолетов",
+    "black": "чёрн",
+    "white": "бел",
+    "beige": "бежев",
+    "grey": "сер",
+    "small": "маленьк",
+    "big": "больш",
+    "large": "крупн",
+    "little": "небольш",
+}
+"""Stems; the endings depend on gender, case and the class of the stem."""
+
+ENDINGS = {
+    "hard": ("ый", "ая", "ого", "ой", "ым", "ой", "ом"),
+    "soft": ("ий", "яя", "его", "ей", "им", "ей", "ем"),
+    "velar": ("ий", "ая", "ого", "ой", "им", "ой", "ом"),
+    "stressed": ("ой", "ая", "ого", "ой", "им", "ой", "ом"),
+}
+"""Masculine and feminine nominative, genitive, instrumental; masculine prepositional."""
+
+RELATIONS_RU = {
+    "left_of": ("слева от", "genitive"),
+    "right_of": ("справа от", "genitive"),
+    "above": ("над", "instrumental"),
+    "below": ("под", "instrumental"),
+}
+RELATIONS_EN = {
+    "left_of": ("to the left of", "left of"),
+    "right_of": ("to the right of", "right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+SYNONYMS_EN = {
+    "big": ("big", "large"),
+    "small": ("small", "little", "tiny"),
+    "violet": ("violet", "purple"),
+    "grey": ("grey", "gray"),
+    "bar": ("bar", "stripe"),
+}
+_CASES = {"nominative": 0, "genitive": 2, "instrumental": 4}
+
+
+def russian_caption(scene: Scene) -> str:
+    """The canonical Russian caption."""
+    return f"{_figures_ru(scene, {})} {ground_ru(scene.ground)}"
+
+
+def caption_variant(scene: Scene, rng: random.Random) -> str:
+    """A Russian caption as people vary it: other size words, ground first, е for ё."""
+    words = {}
+    if rng.random() < 0.3:
+        words = {"big": "large", "small": "little"}
+    figures, ground = _figures_ru(scene, words), ground_ru(scene.ground)
+    text = f"{ground} {figures}" if rng.random() < 0.3 else f"{figures} {ground}"
+    return text.replace("ё", "е") if rng.random() < 0.4 else text
+
+
+def english_caption(scene: Scene) -> str:
+    """The canonical English caption."""
+    return _english(scene, lambda options: options[0])
+
+
+def english_variant(scene: Scene, rng: random.Random) -> str:
+    """An English caption as people vary it: synonyms, no articles, capitals, a full stop."""
+    text = _english(scene, rng.choice)
+    if rng.random() < 0.3:
+        text = " ".join(word for word in text.split() if word not in ("a", "an"))
+    if rng.random() < 0.2:
+        text = text.replace(" background", "")
+    if rng.random() < 0.3:
+        text = text[0].upper() + text[1:]
+    return text + "." if rng.random() < 0.2 else text
+
+
+def ground_ru(ground: str) -> str:
+    """'на белом фоне'."""
+    return f"на {_inflect(ground, 6)} фоне"
+
+
+def adjective_ru(word: str, feminine: bool, case: str) -> str:
+    """An adjective in a case, 'синяя', 'жёлтого', 'большим'."""
+    return _inflect(word, _CASES[case] + int(feminine))
+
+
+def _inflect(word: str, ending: int) -> str:
+    return ADJECTIVES[word] + ENDINGS[_stem_class(word)][ending]
+
+
+def _stem_class(word: str) -> str:
+    if word == "blue":
+        return "soft"
+    if word == "small":
+        return "velar"
+    return "stressed" if word in ("big", "little") else "hard"
+
+
+def _figures_ru(scene: Scene, words: dict[str, str]) -> str:
+    first = _figure_ru(scene.figures[0], "nominative", words)
+    if scene.relation is None:
+        return first
+    relation, case = RELATIONS_RU[scene.relation]
+    return f"{first} {relation} {_figure_ru(scene.figures[1], case, words)}"
+
+
+def _figure_ru(figure: Figure, case: str, words: dict[str, str]) -> str:
+    noun = NOUNS[figure.shape]
+    sizes = [] if figure.size == "medium" else [words.get(figure.size, figure.size)]
+    adjectives = [adjective_ru(word, noun.feminine, case) for word in (*sizes, figure.colour)]
+    return " ".join((*adjectives, getattr(noun, case)))
+
+
+def _english(scene: Scene, choose: Choose) -> str:
+    parts = [_figure_en(scene.figures[0], choose)]
+    if scene.relation is not None:
+        parts += [choose(RELATIONS_EN[scene.relation]), _figure_en(scene.figures[1], choose)]
+    ground = choose(SYNONYMS_EN.get(scene.ground, (scene.ground,)))
+    return " ".join((*parts, "on", _article(ground), ground, "background"))
+
+
+def _figure_en(figure: Figure, choose: Choose) -> str:
+    names = [figure.colour, figure.shape]
+    if figure.size != "medium":
+        names.insert(0, figure.size)
+    words = [choose(SYNONYMS_EN.get(name, (name,))) for name in names]
+    return " ".join((_article(words[0]), *words))
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"

@@ -1,0 +1,150 @@
+"""Suprematist scenes: what a demo picture shows, before a pixel is drawn.
+
+A scene is one figure, or two with a relation, on a plain ground. Sizes and positions lie on a grid of
+four pixels, half a token of the demo VQ-GAN, so that a decoder of a few million parameters can learn
+every edge it will have to draw.
+A fifth of the (shape, colour, ground) combinations is held out from all training: for every colour on
+every ground one of the five shapes has never been seen (a Latin-square design), so that the figures
+in the README measure composition, not memory.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+SHAPES = ("square", "circle", "triangle", "cross", "bar")
+COLOURS = ("red", "blue", "yellow", "green", "orange", "violet", "black", "white")
+GROUNDS = ("white", "black", "beige", "grey")
+SIZES = ("small", "medium", "big")
+RELATIONS = ("left_of", "right_of", "above", "below")
+SIDES = {"small": (24, 28), "medium": (36, 40), "big": (52, 56)}
+"""Side of a figure's square in pixels, by size; the two values are jitter."""
+
+PICTURE = 128
+"""Side of a picture in pixels."""
+STEP, MARGIN, GAP = 4, 4, 8
+"""Grid of positions, border left free, and the least distance of two figures, in pixels."""
+
+Relation = Literal["left_of", "right_of", "above", "below"]
+Combination = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure as a caption names it."""
+
+    shape: str
+    colour: str
+    size: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A ground with one figure, or with two figures and the relation of the first to the second."""
+
+    ground: str
+    figures: tuple[Figure, ...]
+    relation: str | None = None
+
+    def combinations(self) -> tuple[Combination, ...]:
+        """The (shape, colour, ground) of each figure."""
+        return tuple((f.shape, f.colour, self.ground) for f in self.figures)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a figure lies: its bounding box in pixels and, for bars, the angle in degrees."""
+
+    figure: Figure
+    left: int
+    top: int
+    width: int
+    height: int
+    angle: int = 0
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Centre (x, y) in pixels."""
+        return self.left + self.width / 2, self.top + self.height / 2
+
+
+def all_combinations() -> tuple[Combination, ...]:
+    """Every (shape, colour, ground) that can be seen: the colour differs from the ground."""
+    return tuple((s, c, g) for s in SHAPES for c in COLOURS for g in GROUNDS if c != g)
+
+
+def is_held_out(combination: Combination) -> bool:
+    """Whether a (shape, colour, ground) is kept out of all training (30 of 150)."""
+    shape, colour, ground = combination
+    row, column = COLOURS.index(colour), GROUNDS.index(ground)
+    return (row + 2 * column + 3) % len(SHAPES) == SHAPES.index(shape)
+
+
+def has_held_out(scene: Scene) -> bool:
+    """Whether any figure of the scene is a held-out combination."""
+    return any(is_held_out(c) for c in scene.combinations())
+
+
+def random_scene(rng: random.Random, held_out: bool = False, single_share: float = 0.4) -> Scene:
+    """Draw a scene: of seen combinations only, or with a held-out combination as its first figure.
+
+    Held-out scenes are stratified by drawing the combination itself uniformly; their second figure
+    may be any combination on the same ground.
+    """
+    pool = [c for c in all_combinations() if is_held_out(c) == held_out]
+    shape, colour, ground = rng.choice(pool)
+    first = Figure(shape, colour, rng.choice(SIZES))
+    if rng.random() < single_share:
+        return Scene(ground, (first,))
+    partners = [
+        (s, c)
+        for s, c, g in all_combinations()
+        if g == ground and (s, c) != (shape, colour) and (held_out or not is_held_out((s, c, g)))
+    ]
+    second = Figure(*rng.choice(partners), rng.choice(SIZES))
+    figures = (first, second) if held_out or rng.random() < 0.5 else (second, first)
+    return Scene(ground, figures, rng.choice(RELATIONS))
+
+
+def place(scene: Scene, rng: random.Random) -> tuple[Placement, ...]:
+    """Lay a scene out: jittered sizes, bar angles and positions that respect relation and gap."""
+    while True:
+        boxes = [_box(figure, rng) for figure in scene.figures]
+        placements = tuple(
+            Placement(
+                figure, _free(rng, width), _free(rng, height), width, height, angle
+            )
+            for figure, (width, height, angle) in zip(scene.figures, boxes, strict=True)
+        )
+        if scene.relation is None or _respects(placements, scene.relation):
+            return placements
+
+
+def _box(figure: Figure, rng: random.Random) -> tuple[int, int, int]:
+    """Width, height and angle of a figure with jittered size."""
+    side = rng.choice(SIDES[figure.size])
+    if figure.shape != "bar":
+        return side, side, 0
+    thickness = 16 if figure.size == "big" else 12
+    angle = rng.choice((0, 45, 90, 135))
+    if angle == 0:
+        return side + 8, thickness, angle
+    if angle == 90:
+        return thickness, side + 8, angle
+    return side + 4, side + 4, angle
+
+
+def _free(rng: random.Random, length: int) -> int:
+    """A position on the grid at which a figure of this length stays inside the margins."""
+    return rng.randrange(MARGIN, PICTURE - MARGIN - length + 1, STEP)
+
+
+def _respects(placements: tuple[Placement, ...], relation: str) -> bool:
+    """Whether two boxes keep their gap and stand clearly in the relation, not diagonally."""
+    first, second = placements
+    if relation in ("right_of", "below"):
+        first, second = second, first
+    (x1, y1), (x2, y2) = first.centre, second.centre
+    if relation in ("left_of", "right_of"):
+        return first.left + first.width + GAP <= second.left and abs(y1 - y2) <= 16
+    return first.top + first.height + GAP <= second.top and abs(x1 - x2) <= 16
