@@ -107,7 +107,7 @@ def english_variant(scene: Scene, rng: random.Random) -> str:
     if rng.random() < 0.3:
         text = " ".join(word for word in text.split() if word not in ("a", "an"))
     if rng.random() < 0.2:
-        text = text.replace(" background", "")
+        text = text.replace(" on a ", " on ").replace(" background", "")
     if rng.random() < 0.3:
         text = text[0].upper() + text[1:]
     return text + "." if rng.random() < 0.2 else text
