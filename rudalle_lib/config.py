@@ -1,0 +1,295 @@
+"""The configuration of a run: one frozen pydantic model, read from YAML, with a digest.
+
+Every section is handed to the stage that it names; nothing below `tasks/` sees the whole. The same
+model is the parameter of the Prefect flow, so the descriptions here are the help texts of its form.
+The defaults are the demo stack. Secrets have no place here: they come from the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import pydantic
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from rudalle_lib.config_errors import error_from_validation
+from rudalle_lib.config_text import apply_overrides, parse_yaml
+from rudalle_lib.digests import digest_of
+from rudalle_lib.storage import public_url, read_text
+
+#: Marks a field that steers how fast or how verbosely a stage works, but not what it makes.
+NOT_IDENTITY = {"identity": False}
+
+#: The prompt table that is shipped with the package.
+DEMO_PROMPTS = "demo://prompts"
+
+#: Settings that a row of the prompt table may override.
+OVERRIDE_NAMES = ("images", "seed", "temperature", "top_k", "top_p")
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+def _without_credentials(url: str) -> str:
+    if not url.strip():
+        raise ValueError("expected a folder or URL, found an empty text")
+    if "://" in url and "@" in urlsplit(url).netloc:
+        raise ValueError(
+            "a URL must not carry a user name or password; give credentials in the environment, "
+            "for S3 as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    return url
+
+
+Url = Annotated[str, AfterValidator(_without_credentials)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings in which an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,  # a URL with a password must not get into a log
+    )
+
+    def identity(self, exclude: Iterable[str] = ()) -> dict[str, Any]:
+        """The settings that decide what a stage makes, as plain JSON values.
+
+        Fields such as `batch_size` are left out: images do not depend on them, so changing one must
+        not throw finished work away. `exclude` names further fields that the stage does not use.
+        """
+        left_out = set(exclude)
+        for name, field in type(self).model_fields.items():
+            if field.json_schema_extra == NOT_IDENTITY:
+                left_out.add(name)
+        return self.model_dump(mode="json", exclude=left_out)
+
+
+class PromptsConfig(Section):
+    """Where the prompt table lies and how it is cut into shards."""
+
+    uri: Url = Field(
+        DEMO_PROMPTS,
+        description="Prompt table: Parquet, CSV or JSONL at any path or fsspec URL; "
+        f"{DEMO_PROMPTS} is the table shipped with the package.",
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="Column names of the table, by our name: prompt, prompt_id, lang, images, "
+        "seed, temperature, top_k, top_p. A name not given here stands for itself.",
+    )
+    shard_size: Positive = Field(64, description="Prompts per shard.")
+    limit: Positive | None = Field(None, description="Read only this many rows of the table.")
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        known = ("prompt", "prompt_id", "lang", *OVERRIDE_NAMES)
+        unknown = sorted(set(columns) - set(known))
+        if unknown:
+            raise ValueError(f"unknown name {unknown[0]!r}; the names are {', '.join(known)}")
+        if len(set(columns.values())) < len(columns):
+            raise ValueError("two names are mapped to the same column")
+        return columns
+
+
+class WeightsConfig(Section):
+    """Where model weights come from."""
+
+    folder: str | None = Field(
+        None, description="Local folder with downloaded weights; looked into before the hub."
+    )
+    offline: bool = Field(False, description="Never download; fail if a file is not at hand.")
+    endpoint: Url | None = Field(None, description="Address of a mirror of the Hugging Face hub.")
+
+
+def _a_device(device: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda|cuda:\d+", device):
+        raise ValueError(f"expected auto, cpu, cuda or one device as cuda:0, found {device!r}")
+    return device
+
+
+class RuntimeConfig(Section):
+    """Which devices are used, in which precision, and how much is under way at once."""
+
+    devices: Annotated[str, AfterValidator(_a_device)] = Field(
+        "auto",
+        description="auto (a GPU if there is one), cpu, cuda, or one device as cuda:0.",
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Precision of the networks."
+    )
+    threads: Positive | None = Field(
+        None, description="CPU threads of the networks; null leaves PyTorch's choice."
+    )
+    shards_in_flight: Positive = Field(2, description="Shards that are worked on at once.")
+
+    @property
+    def device(self) -> str:
+        """The one device setting, by its singular name."""
+        return self.devices
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_singular(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or "device" not in data:
+            return data
+        if "devices" in data:
+            raise ValueError("device and devices are the same setting; give one of them")
+        return {"devices" if key == "device" else key: value for key, value in data.items()}
+
+
+class TranslateConfig(Section):
+    """Translation of prompts into Russian, the language of the decoder."""
+
+    model: str = Field("demo-marian", description="Translation model, by registry name.")
+    language: Literal["auto", "ru", "en"] = Field(
+        "auto", description="Language of prompts whose row names none; auto tells by the script."
+    )
+    batch_size: Positive = Field(
+        32, description="Texts translated at once.", json_schema_extra=NOT_IDENTITY
+    )
+
+
+class GenerateConfig(Section):
+    """Drawing image tokens with the decoder."""
+
+    model: str = Field("demo-dalle", description="Decoder, by registry name.")
+    images: int = Field(8, ge=1, le=1000, description="Candidate images per prompt.")
+    batch_size: Positive = Field(
+        64, description="Images drawn at once.", json_schema_extra=NOT_IDENTITY
+    )
+    temperature: float = Field(
+        1.0, gt=0, le=100, description="Sampling temperature; lower is safer, higher is wilder."
+    )
+    top_k: int = Field(2048, ge=0, description="Sample among the k likeliest tokens; 0 is all.")
+    top_p: float = Field(
+        0.995, gt=0, le=1, description="Sample among the likeliest tokens of this total mass."
+    )
+    allow_truncation: bool = Field(
+        True,
+        description="Cut a text that is longer than the decoder reads, and record it; "
+        "otherwise the prompt is rejected as too_long.",
+    )
+
+
+class DecodeConfig(Section):
+    """Turning image tokens into pixels with the VQ-GAN."""
+
+    model: str = Field("demo-vqgan", description="VQ-GAN, by registry name.")
+    batch_size: Positive = Field(
+        16, description="Images decoded at once.", json_schema_extra=NOT_IDENTITY
+    )
+
+
+class ScoreConfig(Section):
+    """Scoring candidates against their prompt with ruCLIP, and keeping the good ones."""
+
+    model: str = Field("demo-ruclip", description="Scorer, by registry name.")
+    min_score: float | None = Field(
+        None, ge=-1, le=1, description="Reject images with a lower cosine score; null keeps all."
+    )
+    keep_best: Positive | None = Field(
+        None, description="Keep this many best images per prompt; null keeps all."
+    )
+    batch_size: Positive = Field(
+        64, description="Images scored at once.", json_schema_extra=NOT_IDENTITY
+    )
+    templates: tuple[str, ...] = Field(
+        ("{}",),
+        min_length=1,
+        description="Sentences around the prompt ({} stands for it) whose text features are "
+        "averaged.",
+    )
+
+    @field_validator("templates")
+    @classmethod
+    def _one_place_each(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if template.count("{}") != 1:
+                raise ValueError(f"a template holds {{}} exactly once, found {template!r}")
+        return templates
+
+
+class UpscaleConfig(Section):
+    """Enlarging the kept images with Real-ESRGAN."""
+
+    model: str | None = Field(
+        "demo-realesrgan-x2", description="Upscaler, by registry name; null leaves images as drawn."
+    )
+    batch_size: Positive = Field(
+        8, description="Images enlarged at once.", json_schema_extra=NOT_IDENTITY
+    )
+    tile: int | None = Field(
+        None, ge=16, description="Side of tiles in pixels for large images; null takes it whole."
+    )
+
+
+class PublishConfig(Section):
+    """The form of the dataset that is written."""
+
+    format: Literal["files"] = Field("files", description="Layout of the dataset.")
+    image_format: Literal["png", "webp", "jpeg"] = Field("png", description="Image file format.")
+    quality: int = Field(95, ge=1, le=100, description="Quality of webp and jpeg files.")
+    gallery: bool = Field(True, description="Write a gallery page.", json_schema_extra=NOT_IDENTITY)
+    contact_sheet: int = Field(
+        64,
+        ge=0,
+        le=1000,
+        description="Images on the contact sheet; 0 writes none.",
+        json_schema_extra=NOT_IDENTITY,
+    )
+
+
+class RunConfig(Section):
+    """Everything that decides a run."""
+
+    name: str = Field("run", min_length=1, max_length=100, description="Name of the run.")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the run; with a prompt id it fixes every image."
+    )
+    output: Url = Field(
+        "output", description="Folder or fsspec URL that the dataset is written to."
+    )
+    prompts: PromptsConfig = Field(PromptsConfig(), description="The prompt table.")
+    weights: WeightsConfig = Field(WeightsConfig(), description="Where weights come from.")
+    runtime: RuntimeConfig = Field(RuntimeConfig(), description="Devices and precision.")
+    translate: TranslateConfig = Field(TranslateConfig(), description="Translation.")
+    generate: GenerateConfig = Field(GenerateConfig(), description="The decoder.")
+    decode: DecodeConfig = Field(DecodeConfig(), description="The VQ-GAN.")
+    score: ScoreConfig = Field(ScoreConfig(), description="Scores and selection.")
+    upscale: UpscaleConfig = Field(UpscaleConfig(), description="Super-resolution.")
+    publish: PublishConfig = Field(PublishConfig(), description="The dataset's form.")
+
+    def digest(self) -> str:
+        """32 hex characters that two configurations share only if every setting is equal."""
+        return digest_of(self.model_dump(mode="json"))
+
+    def public_dict(self) -> dict[str, Any]:
+        """The configuration as plain JSON values, without query strings of signed URLs."""
+        data = self.model_dump(mode="json")
+        data["output"] = public_url(self.output)
+        data["prompts"]["uri"] = public_url(self.prompts.uri)
+        return data
+
+    @classmethod
+    def load(cls, path_or_url: str, overrides: Sequence[str] = ()) -> Self:
+        """Read a YAML file, apply overrides such as `generate.images=4`, and check the result.
+
+        Relative paths inside the file are relative to the working directory. Raises `ConfigError`
+        (file missing, not YAML, unknown key, wrong value), in one sentence that names the key.
+        """
+        return cls.parse(read_text(path_or_url, what="run configuration"), overrides, path_or_url)
+
+    @classmethod
+    def parse(cls, text: str, overrides: Sequence[str] = (), source: str = "config") -> Self:
+        """As `load`, from YAML text; `source` names it in errors."""
+        data = apply_overrides(parse_yaml(text, source), overrides, cls)
+        try:
+            return cls.model_validate(data)
+        except pydantic.ValidationError as error:
+            raise error_from_validation(error, cls, source) from None
