@@ -1,0 +1,159 @@
+"""RRDBNet, the generator of (Real-)ESRGAN: pictures enlarged 2, 4 or 8 times.
+
+Paper: Wang et al., "ESRGAN", arXiv 1809.00219; "Real-ESRGAN", arXiv 2107.10833.
+Original: xinntao/BasicSR `rrdbnet_arch.py`; the x8 form with a third step is
+boomb0om/Real-ESRGAN-colab's. Parameter names are those of the published checkpoints.
+
+Shape legend: B batch, H W input picture, C features, G growth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PICTURE_CHANNELS = 3
+SCALES = (2, 4, 8)
+RESIDUAL_SCALE = 0.2
+DENSE_CONVS = 5
+DENSE_BLOCKS = 3
+
+
+@dataclass(frozen=True)
+class RrdbNetConfig:
+    """Sizes of an `RrdbNet`; the defaults are those of the published models.
+
+    Attributes:
+        scale: 2, 4 or 8, output pixels along one input pixel.
+        num_features: channels between the blocks.
+        num_blocks: residual-in-residual dense blocks.
+        growth: channels each convolution of a dense block adds.
+    """
+
+    scale: int
+    num_features: int = 64
+    num_blocks: int = 23
+    growth: int = 32
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise ValueError(f"scale must be one of {SCALES}, found {self.scale}")
+
+    @property
+    def unshuffle(self) -> int:
+        """Input pixels folded into channels along each side; picture sides must divide by it."""
+        return 2 if self.scale == 2 else 1
+
+    @property
+    def upsampling_steps(self) -> int:
+        """How many times the features are doubled; x2 works at half the input's side first."""
+        return 3 if self.scale == 8 else 2
+
+    @property
+    def receptive_radius(self) -> int:
+        """Input pixels an output pixel can reach in each direction, rounded up."""
+        at_features = 2 + self.num_blocks * DENSE_BLOCKS * DENSE_CONVS
+        # One convolution after each doubling, and two more at full size.
+        after = sum(0.5**step for step in range(1, self.upsampling_steps + 1))
+        after += 2 * 0.5**self.upsampling_steps
+        return self.unshuffle * (at_features + int(after + 1))
+
+
+class RrdbNet(nn.Module):
+    """Enlarges float RGB pictures in [0, 1]; the output is not clamped."""
+
+    def __init__(self, config: RrdbNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        features = config.num_features
+        self.conv_first = conv3x3(PICTURE_CHANNELS * config.unshuffle**2, features)
+        self.body = nn.Sequential(
+            *(ResidualInResidual(features, config.growth) for _ in range(config.num_blocks))
+        )
+        self.conv_body = conv3x3(features, features)
+        self.conv_up1 = conv3x3(features, features)
+        self.conv_up2 = conv3x3(features, features)
+        if config.upsampling_steps == 3:
+            self.conv_up3 = conv3x3(features, features)
+        self.conv_hr = conv3x3(features, features)
+        self.conv_last = conv3x3(features, PICTURE_CHANNELS)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pictures float [B, 3, H, W] in [0, 1] to [B, 3, scale * H, scale * W].
+
+        For x2, H and W must be even.
+        """
+        unshuffle = self.config.unshuffle
+        if images.shape[-2] % unshuffle or images.shape[-1] % unshuffle:
+            raise ValueError(
+                f"expected picture sides divisible by {unshuffle}, "
+                f"found {list(images.shape[-2:])}; pad the picture first"
+            )
+        # With unshuffle 2: [B, 12, H/2, W/2].
+        shallow = self.conv_first(F.pixel_unshuffle(images, unshuffle))
+        hidden = shallow + self.conv_body(self.body(shallow))  # [B, C, H, W] (halved for x2)
+        for conv in self._upsampling_convs():
+            hidden = leaky_relu(conv(F.interpolate(hidden, scale_factor=2.0, mode="nearest")))
+        enlarged: Tensor = self.conv_last(leaky_relu(self.conv_hr(hidden)))
+        return enlarged
+
+    def _upsampling_convs(self) -> list[nn.Module]:
+        convs: list[nn.Module] = [self.conv_up1, self.conv_up2]
+        return [*convs, self.conv_up3] if self.config.upsampling_steps == 3 else convs
+
+
+class ResidualInResidual(nn.Module):
+    """Three dense blocks with a scaled residual around them."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.rdb1 = DenseBlock(features, growth)
+        self.rdb2 = DenseBlock(features, growth)
+        self.rdb3 = DenseBlock(features, growth)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + RESIDUAL_SCALE * self.rdb3(self.rdb2(self.rdb1(x)))
+        return out
+
+
+class DenseBlock(nn.Module):
+    """Five convolutions, each of which sees the input and all earlier outputs."""
+
+    def __init__(self, features: int, growth: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(features, growth)
+        self.conv2 = conv3x3(features + growth, growth)
+        self.conv3 = conv3x3(features + 2 * growth, growth)
+        self.conv4 = conv3x3(features + 3 * growth, growth)
+        self.conv5 = conv3x3(features + 4 * growth, features)
+        for conv in self.children():
+            initialise_small(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = x  # [B, C, H, W], then G channels more after each convolution
+        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
+            seen = torch.cat([seen, leaky_relu(conv(seen))], dim=1)
+        out: Tensor = x + RESIDUAL_SCALE * self.conv5(seen)
+        return out
+
+
+def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the side."""
+    return nn.Conv2d(channels_in, channels_out, 3, padding=1)
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """Leaky ReLU with the original's slope, in place."""
+    return F.leaky_relu(x, negative_slope=0.2, inplace=True)
+
+
+@torch.no_grad()
+def initialise_small(conv: nn.Module) -> None:
+    """A tenth of the Kaiming scale, so that a deep stack of blocks starts near the identity."""
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    nn.init.kaiming_normal_(conv.weight)
+    conv.weight.mul_(0.1)
+    conv.bias.zero_()

@@ -1,0 +1,245 @@
+"""ruCLIP: one feature space for pictures and Russian texts.
+
+Paper: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+arXiv 2103.00020. Original: ai-forever/ru-clip (after openai/CLIP), `ruclip/model.py`.
+Parameter names are those of the published checkpoints.
+
+Shape legend: B batch, D width, E embed_dim, T text length, P patches of a picture.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PICTURE_CHANNELS = 3
+PUBLISHED_HEAD_SIZE = 64
+
+
+@dataclass(frozen=True)
+class RuClipConfig:
+    """Sizes of a `RuClip`, named as in the published `config.json`.
+
+    The defaults are ruclip-vit-base-patch32-224.
+
+    Attributes:
+        embed_dim: size of the shared features.
+        image_resolution: side of the pictures in pixels.
+        vision_patch_size: side of a patch in pixels; must divide `image_resolution`.
+        vision_heads: None for heads of 64, as in the published models.
+        context_length: length of the text ids.
+        eos_id: the text's feature is taken where this id stands.
+        mean, std: of the RGB pictures in [0, 1], for `(picture - mean) / std`.
+    """
+
+    embed_dim: int = 512
+    image_resolution: int = 224
+    vision_layers: int = 12
+    vision_width: int = 768
+    vision_patch_size: int = 32
+    vision_heads: int | None = None
+    context_length: int = 77
+    vocab_size: int = 49408
+    transformer_width: int = 512
+    transformer_heads: int = 8
+    transformer_layers: int = 12
+    eos_id: int = 3
+    mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073)
+    std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        if self.image_resolution % self.vision_patch_size:
+            raise ValueError(
+                f"vision_patch_size={self.vision_patch_size} must divide "
+                f"image_resolution={self.image_resolution}"
+            )
+        check_heads("vision_width", self.vision_width, self.image_heads)
+        check_heads("transformer_width", self.transformer_width, self.transformer_heads)
+
+    @property
+    def image_heads(self) -> int:
+        """Attention heads of the picture tower."""
+        if self.vision_heads is not None:
+            return self.vision_heads
+        return self.vision_width // PUBLISHED_HEAD_SIZE
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of a picture, without the class position."""
+        return int((self.image_resolution // self.vision_patch_size) ** 2)
+
+
+class RuClip(nn.Module):
+    """Picture tower `visual` and a causal text transformer with a projection."""
+
+    def __init__(self, config: RuClipConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.transformer_width
+        self.visual = VisionTransformer(config)
+        self.transformer = Transformer(
+            width, config.transformer_layers, config.transformer_heads, causal=True
+        )
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.positional_embedding = nn.Parameter(torch.randn(config.context_length, width) * 0.01)
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.randn(width, config.embed_dim) * width**-0.5)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """Normalised pictures float [B, 3, R, R] to features [B, E], not of unit length."""
+        side = self.config.image_resolution
+        if pixels.shape[1:] != (PICTURE_CHANNELS, side, side):
+            raise ValueError(
+                f"expected pictures [B, 3, {side}, {side}], found {list(pixels.shape)}; "
+                "resize and crop them to image_resolution"
+            )
+        features: Tensor = self.visual(pixels)
+        return features
+
+    def encode_text(self, input_ids: Tensor) -> Tensor:
+        """Ids int64 [B, T], T <= context_length, to features [B, E], not of unit length.
+
+        The feature stands at the first `eos_id`; a row without one is a ValueError.
+        """
+        position = self._eos_positions(input_ids)
+        hidden = self.token_embedding(input_ids)  # [B, T, D]
+        hidden = hidden + self.positional_embedding[: input_ids.shape[1]]
+        hidden = self.transformer(hidden)
+        at_eos = hidden[torch.arange(len(hidden), device=hidden.device), position]  # [B, D]
+        features: Tensor = self.ln_final(at_eos) @ self.text_projection
+        return features
+
+    def forward(self, input_ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids [T_B, T] and pictures [I_B, 3, R, R] to scaled cosines [I_B, T_B] and [T_B, I_B]."""
+        image_features = F.normalize(self.encode_image(pixels), dim=-1)
+        text_features = F.normalize(self.encode_text(input_ids), dim=-1)
+        logits_per_image = self.logit_scale.exp() * image_features @ text_features.t()
+        return logits_per_image, logits_per_image.t()
+
+    def _eos_positions(self, input_ids: Tensor) -> Tensor:
+        """Position of the first EOS of each row, int64 [B]."""
+        length = input_ids.shape[1]
+        if length > self.config.context_length:
+            raise ValueError(
+                f"expected at most {self.config.context_length} ids a text, found {length}"
+            )
+        is_eos = input_ids == self.config.eos_id
+        missing = (~is_eos.any(dim=1)).nonzero().flatten().tolist()
+        if missing:
+            raise ValueError(
+                f"no end-of-text id {self.config.eos_id} in text rows {missing[:5]}; "
+                "encode texts with the tokenizer's encode_clip"
+            )
+        return is_eos.int().argmax(dim=1)
+
+
+class VisionTransformer(nn.Module):
+    """Normalised pictures [B, 3, R, R] to features [B, E] of the class position."""
+
+    def __init__(self, config: RuClipConfig) -> None:
+        super().__init__()
+        width, patch = config.vision_width, config.vision_patch_size
+        scale = width**-0.5
+        self.conv1 = nn.Conv2d(PICTURE_CHANNELS, width, patch, stride=patch, bias=False)
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(
+            scale * torch.randn(config.num_patches + 1, width)
+        )
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, config.vision_layers, config.image_heads)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.conv1(pixels.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
+        class_position = self.class_embedding.expand(len(patches), 1, -1)
+        hidden = torch.cat([class_position, patches], dim=1)  # [B, 1 + P, D]
+        hidden = self.transformer(self.ln_pre(hidden + self.positional_embedding))
+        features: Tensor = self.ln_post(hidden[:, 0]) @ self.proj  # [B, E]
+        return features
+
+
+class Transformer(nn.Module):
+    """A stack of pre-norm blocks on [B, T, D]."""
+
+    def __init__(self, width: int, layers: int, heads: int, causal: bool = False) -> None:
+        super().__init__()
+        self.resblocks = nn.Sequential(*(Block(width, layers, heads, causal) for _ in range(layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.resblocks(x)
+        return out
+
+
+class Block(nn.Module):
+    """Self-attention and a four times wider MLP, each after a norm and added to its input."""
+
+    def __init__(self, width: int, layers: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.attn = SelfAttention(width, heads, causal)
+        self.ln_1 = nn.LayerNorm(width)
+        self.mlp = Mlp(width)
+        self.ln_2 = nn.LayerNorm(width)
+        self._initialise(width, layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.ln_1(x))
+        out: Tensor = x + self.mlp(self.ln_2(x))
+        return out
+
+    def _initialise(self, width: int, layers: int) -> None:
+        """CLIP's scales: what is added to the residual stream shrinks with the depth."""
+        residual_std = width**-0.5 * (2 * layers) ** -0.5
+        nn.init.normal_(self.attn.in_proj_weight, std=width**-0.5)
+        nn.init.normal_(self.attn.out_proj.weight, std=residual_std)
+        nn.init.normal_(self.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+        nn.init.normal_(self.mlp.c_proj.weight, std=residual_std)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention, parameters named as in `torch.nn.MultiheadAttention`."""
+
+    def __init__(self, width: int, heads: int, causal: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.causal = causal
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # [B, T, 3 D]
+        projected = projected.view(batch, length, 3, self.heads, width // self.heads)
+        q, k, v = projected.permute(2, 0, 3, 1, 4)  # each [B, heads, T, D / heads]
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        out: Tensor = self.out_proj(attended.transpose(1, 2).reshape(batch, length, width))
+        return out
+
+
+class Mlp(nn.Module):
+    """Linear, QuickGELU (x * sigmoid(1.702 x)), linear."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(width, 4 * width)
+        self.c_proj = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.c_fc(x)
+        out: Tensor = self.c_proj(hidden * torch.sigmoid(1.702 * hidden))
+        return out
+
+
+def check_heads(name: str, width: int, heads: int) -> None:
+    """Raise ValueError unless the heads divide the width."""
+    if heads < 1 or width % heads:
+        raise ValueError(f"{name}={width} must be a multiple of its {heads} attention heads")
