@@ -1,0 +1,322 @@
+"""The ruDALL-E decoder: a causal transformer over text tokens, then image tokens.
+
+Sandwich layer norms and row, column and convolution attention. Parameter names are those of the
+published checkpoints, so their state dicts load strictly once `STORED_MASKS` are left out.
+
+Two layouts were published:
+
+- v3: [text (T)] [image (H * W)]. The last text position predicts the first image token.
+- v2: [BOS] [text (T)] [image (H * W - 1)]. The masks of the original do not know of the BOS, so in
+  the eyes of every layer the last text position is the first image cell and image token j is cell
+  j + 1; each cell predicts the image token of its own number.
+
+Either way a sequence has T positions that everyone sees and H * W cells.
+
+Source: ai-forever/ru-dalle (`rudalle/dalle`), after Ramesh et al., arXiv:2102.12092, and
+CogView, arXiv:2105.13290. Left out: dropout, and the scaled gradient of the embeddings.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rudalle_lib.models.sparse_attention import SparseAttention, TokenGrid, layer_kind
+
+BOS = 2  # put before the text by v2
+IMAGE_LOSS_WEIGHT = 7
+STORED_MASKS = ("transformer.row_mask", "transformer.col_mask", "transformer.conv_mask")
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Attention of one layer: query, key, value [B, heads, S, D] -> [B, heads, S, D]."""
+
+
+@dataclass(frozen=True)
+class DalleConfig:
+    """Architecture of a decoder.
+
+    Args:
+        num_layers: transformer layers; their attention pattern follows from their number.
+        hidden_size: width, a multiple of `num_heads`.
+        num_heads: attention heads.
+        text_vocab_size: BPE pieces plus `text_length` ids, one for the pad of each position.
+        text_length: text tokens, pads included.
+        image_vocab_size: codes of the VQ-GAN.
+        image_height: rows of image tokens.
+        image_width: columns of image tokens.
+        version: layout of the sequence, "v2" or "v3" (see the module).
+        sandwich_norm: normalise the output of each branch too.
+
+    Raises:
+        ValueError: sizes that do not fit together, or an unknown version.
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    text_vocab_size: int
+    text_length: int
+    image_vocab_size: int
+    image_height: int
+    image_width: int
+    version: str = "v3"
+    sandwich_norm: bool = True
+
+    def __post_init__(self) -> None:
+        """Check that the sizes fit together."""
+        for name, value in vars(self).items():
+            if isinstance(value, int) and not isinstance(value, bool) and value < 1:
+                raise ValueError(f"DalleConfig.{name}: expected at least 1, found {value}")
+        if self.version not in ("v2", "v3"):
+            raise ValueError(f"DalleConfig.version: expected 'v2' or 'v3', found {self.version!r}")
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"DalleConfig.hidden_size: expected a multiple of num_heads ({self.num_heads}), "
+                f"found {self.hidden_size}"
+            )
+        if self.text_vocab_size <= self.text_length:
+            raise ValueError(
+                f"DalleConfig.text_vocab_size: expected more than text_length "
+                f"({self.text_length}), as it counts one pad id a position, "
+                f"found {self.text_vocab_size}"
+            )
+
+    @property
+    def image_length(self) -> int:
+        """Image tokens of one picture."""
+        return self.image_height * self.image_width
+
+    @property
+    def grid(self) -> TokenGrid:
+        """Layout of the sequence as the attention layers see it."""
+        return TokenGrid(
+            self.text_length, self.image_height, self.image_width, wrap=self.version == "v2"
+        )
+
+
+class DalleLoss(NamedTuple):
+    """Scalars: `total` = (text + 7 image) / 8, and its cross-entropies in nats a token."""
+
+    total: Tensor
+    text: Tensor
+    image: Tensor
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention; which positions see which is the caller's `attend`."""
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor, attend: Attend) -> Tensor:
+        """Mix positions. hidden [B, S, C] -> [B, S, C]."""
+        heads = self.query_key_value(hidden).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each [B, heads, S, D]
+        context = attend(query, key, value).transpose(1, 2).flatten(2)  # [B, S, C]
+        output: Tensor = self.dense(context)
+        if output.dtype is torch.float16:  # the only type that overflows here
+            output = output.clamp(-65504, 65504)
+        return output
+
+
+class FeedForward(nn.Module):
+    """Two linear layers, four times as wide between them, with the tanh form of GELU."""
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        self.dense_h_to_4h = nn.Linear(config.hidden_size, 4 * config.hidden_size)
+        self.dense_4h_to_h = nn.Linear(4 * config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map each position. hidden [B, S, C] -> [B, S, C]."""
+        wide = functional.gelu(self.dense_h_to_4h(hidden), approximate="tanh")  # [B, S, 4 C]
+        output: Tensor = self.dense_4h_to_h(wide)
+        return output
+
+
+class DalleLayer(nn.Module):
+    """Attention and feed-forward branches, each between two layer norms."""
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.input_layernorm = nn.LayerNorm(width)
+        self.attention = SelfAttention(config)
+        self.post_attention_layernorm = nn.LayerNorm(width)
+        self.mlp = FeedForward(config)
+        self.before_first_addition_layernorm: nn.Module = nn.Identity()
+        self.before_second_addition_layernorm: nn.Module = nn.Identity()
+        if config.sandwich_norm:
+            self.before_first_addition_layernorm = nn.LayerNorm(width)
+            self.before_second_addition_layernorm = nn.LayerNorm(width)
+
+    def forward(self, hidden: Tensor, attend: Attend) -> Tensor:
+        """Apply the layer. hidden [B, S, C] -> [B, S, C]."""
+        branch = self.attention(self.input_layernorm(hidden), attend)
+        hidden = hidden + self.before_first_addition_layernorm(branch)
+        branch = self.mlp(self.post_attention_layernorm(hidden))
+        output: Tensor = hidden + self.before_second_addition_layernorm(branch)
+        return output
+
+
+class DalleTransformer(nn.Module):
+    """The layers and the norm after them."""
+
+    def __init__(self, config: DalleConfig) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(DalleLayer(config) for _ in range(config.num_layers))
+        self.final_layernorm = nn.LayerNorm(config.hidden_size)
+
+    def forward(self, hidden: Tensor, attend: Callable[[int], Attend]) -> Tensor:
+        """Run all layers. hidden [B, S, C] -> [B, S, C]; `attend(i)` is the attention of layer i."""
+        for index, layer in enumerate(self.layers):
+            hidden = layer(hidden, attend(index))
+        output: Tensor = self.final_layernorm(hidden)
+        return output
+
+
+class Dalle(nn.Module):
+    """The decoder of ruDALL-E.
+
+    Args:
+        config: the architecture.
+        blockwise: attend by rows and columns (fast); False uses dense masks (for proofs).
+    """
+
+    def __init__(self, config: DalleConfig, blockwise: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.attention = SparseAttention(config.grid, blockwise)
+        width = config.hidden_size
+        self.text_embeddings = nn.Embedding(config.text_vocab_size, width)
+        self.image_embeddings = nn.Embedding(config.image_vocab_size, width)
+        self.text_pos_embeddings = nn.Embedding(config.text_length + 1, width)  # v3 leaves the last
+        self.image_row_embeddings = nn.Embedding(config.image_height, width)
+        self.image_col_embeddings = nn.Embedding(config.image_width, width)
+        self.transformer = DalleTransformer(config)
+        vocab_size = config.text_vocab_size + config.image_vocab_size
+        self.to_logits = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, vocab_size))
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(
+        self,
+        weight_std: float = 0.02,
+        embedding_std: float = 0.02,
+        position_std: float = 0.02,
+        branch_gain: float = 1.0,
+    ) -> None:
+        """Draw new weights from torch's global generator.
+
+        Small networks learn better with embeddings of 0.5, positions of 0.3 and a branch gain of
+        0.3: next to sandwich norms of gain 1, embeddings of 0.02 drown.
+
+        Args:
+            weight_std: standard deviation of linear weights; biases become 0.
+            embedding_std: the same for token embeddings.
+            position_std: the same for position embeddings.
+            branch_gain: gain of the norms that end a branch; other norms get 1.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                module.weight.normal_(std=weight_std)
+                module.bias.zero_()
+            elif isinstance(module, nn.Embedding):
+                is_token = name in ("text_embeddings", "image_embeddings")
+                module.weight.normal_(std=embedding_std if is_token else position_std)
+            elif isinstance(module, nn.LayerNorm):
+                module.weight.fill_(branch_gain if "addition_layernorm" in name else 1.0)
+                module.bias.zero_()
+
+    def embed_text(self, text: Tensor) -> Tensor:
+        """Embed text. text int64 [B, T], 0 = pad -> [B, T, C], in v2 with the BOS [B, T + 1, C]."""
+        text = self._pads_by_position(text)
+        if self.config.version == "v2":
+            text = functional.pad(text, (1, 0), value=BOS)
+        positions = self.text_pos_embeddings.weight[: text.shape[1]]
+        output: Tensor = self.text_embeddings(text) + positions
+        return output
+
+    def embed_image(self, image: Tensor, start: int = 0) -> Tensor:
+        """Embed image tokens number `start` onward. image int64 [B, n] -> [B, n, C]."""
+        cell = torch.arange(start, start + image.shape[1], device=image.device)
+        rows = self.image_row_embeddings(cell // self.config.image_width)
+        columns = self.image_col_embeddings(cell % self.config.image_width)
+        output: Tensor = self.image_embeddings(image) + rows + columns
+        return output
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits at every position, over the whole vocabulary.
+
+        Args:
+            tokens: int64 [B, T + n], text ids (0 = pad) and the first n image tokens.
+
+        Returns:
+            [B, S, text_vocab_size + image_vocab_size]; S is T + n in v3 and T + n + 1, at most
+            T + H * W, in v2.
+        """
+        text, image = tokens.split((self.config.text_length, tokens.shape[1] - self.config.text_length), 1)
+        output: Tensor = self.to_logits(self._hidden(text, image))
+        return output
+
+    def loss(self, text: Tensor, image: Tensor) -> DalleLoss:
+        """Training loss, (text + 7 image) / 8.
+
+        Pads are labels like any other, each the id of its position, as in the original. Unlike
+        the original v3 loss the first image token counts as an image token.
+
+        Args:
+            text: int64 [B, T], 0 = pad.
+            image: int64 [B, H * W].
+        """
+        length = self.config.text_length
+        hidden = self._hidden(text, image)  # [B, T + H * W, C]
+        labels = self._pads_by_position(text)
+        if self.config.version == "v2":  # the BOS predicts the first text token
+            of_text, of_image = hidden[:, :length], hidden[:, length:]
+        else:
+            of_text, of_image = hidden[:, : length - 1], hidden[:, length - 1 : -1]
+            labels = labels[:, 1:]
+        text_loss = _cross_entropy(self.text_logits(of_text), labels)
+        image_loss = _cross_entropy(self.image_logits(of_image), image)
+        total = (text_loss + IMAGE_LOSS_WEIGHT * image_loss) / (1 + IMAGE_LOSS_WEIGHT)
+        return DalleLoss(total, text_loss, image_loss)
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """Logits of the next text token. hidden [..., C] -> [..., text_vocab_size]."""
+        return self._head(hidden, slice(0, self.config.text_vocab_size))
+
+    def image_logits(self, hidden: Tensor) -> Tensor:
+        """Logits of the next image token. hidden [..., C] -> [..., image_vocab_size]."""
+        return self._head(hidden, slice(self.config.text_vocab_size, None))
+
+    def _head(self, hidden: Tensor, vocabulary: slice) -> Tensor:
+        norm, linear = self.to_logits
+        assert isinstance(linear, nn.Linear)
+        return functional.linear(norm(hidden), linear.weight[vocabulary], linear.bias[vocabulary])
+
+    def _hidden(self, text: Tensor, image: Tensor) -> Tensor:
+        embedded = torch.cat((self.embed_text(text), self.embed_image(image)), dim=1)
+        embedded = embedded[:, : self.config.grid.length]  # v2 has no room for the last image token
+        return self.transformer(embedded, self._attention_of_layer)  # type: ignore[no-any-return]
+
+    def _attention_of_layer(self, index: int) -> Attend:
+        kind = layer_kind(index, self.config.num_layers)
+        return lambda query, key, value: self.attention(kind, query, key, value)
+
+    def _pads_by_position(self, text: Tensor) -> Tensor:
+        """Give the pad of each position its own id, at the end of the text vocabulary."""
+        length, vocab_size = self.config.text_length, self.config.text_vocab_size
+        pads = torch.arange(vocab_size - length, vocab_size, device=text.device)
+        return torch.where(text == 0, pads, text)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in float32. logits [B, S, V], labels [B, S] -> scalar."""
+    return functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
