@@ -21,7 +21,7 @@ from rudalle_lib.digests import digest_of
 from rudalle_lib.storage import public_url, read_text
 
 #: Marks a field that steers how fast or how verbosely a stage works, but not what it makes.
-NOT_IDENTITY = {"identity": False}
+NOT_IDENTITY: dict[str, Any] = {"identity": False}
 
 #: The prompt table that is shipped with the package.
 DEMO_PROMPTS = "demo://prompts"
@@ -73,7 +73,7 @@ class PromptsConfig(Section):
     """Where the prompt table lies and how it is cut into shards."""
 
     uri: Url = Field(
-        DEMO_PROMPTS,
+        default=DEMO_PROMPTS,
         description="Prompt table: Parquet, CSV or JSONL at any path or fsspec URL; "
         f"{DEMO_PROMPTS} is the table shipped with the package.",
     )
@@ -82,8 +82,10 @@ class PromptsConfig(Section):
         description="Column names of the table, by our name: prompt, prompt_id, lang, images, "
         "seed, temperature, top_k, top_p. A name not given here stands for itself.",
     )
-    shard_size: Positive = Field(64, description="Prompts per shard.")
-    limit: Positive | None = Field(None, description="Read only this many rows of the table.")
+    shard_size: Positive = Field(default=64, description="Prompts per shard.")
+    limit: Positive | None = Field(
+        default=None, description="Read only this many rows of the table."
+    )
 
     @field_validator("columns")
     @classmethod
@@ -101,10 +103,15 @@ class WeightsConfig(Section):
     """Where model weights come from."""
 
     folder: str | None = Field(
-        None, description="Local folder with downloaded weights; looked into before the hub."
+        default=None,
+        description="Local folder with downloaded weights; looked into before the hub.",
     )
-    offline: bool = Field(False, description="Never download; fail if a file is not at hand.")
-    endpoint: Url | None = Field(None, description="Address of a mirror of the Hugging Face hub.")
+    offline: bool = Field(
+        default=False, description="Never download; fail if a file is not at hand."
+    )
+    endpoint: Url | None = Field(
+        default=None, description="Address of a mirror of the Hugging Face hub."
+    )
 
 
 def _a_device(device: str) -> str:
@@ -117,16 +124,16 @@ class RuntimeConfig(Section):
     """Which devices are used, in which precision, and how much is under way at once."""
 
     devices: Annotated[str, AfterValidator(_a_device)] = Field(
-        "auto",
+        default="auto",
         description="auto (a GPU if there is one), cpu, cuda, or one device as cuda:0.",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Precision of the networks."
+        default="float32", description="Precision of the networks."
     )
     threads: Positive | None = Field(
-        None, description="CPU threads of the networks; null leaves PyTorch's choice."
+        default=None, description="CPU threads of the networks; null leaves PyTorch's choice."
     )
-    shards_in_flight: Positive = Field(2, description="Shards that are worked on at once.")
+    shards_in_flight: Positive = Field(default=2, description="Shards that are worked on at once.")
 
     @property
     def device(self) -> str:
@@ -146,32 +153,41 @@ class RuntimeConfig(Section):
 class TranslateConfig(Section):
     """Translation of prompts into Russian, the language of the decoder."""
 
-    model: str = Field("demo-marian", description="Translation model, by registry name.")
+    model: str = Field(default="demo-marian", description="Translation model, by registry name.")
     language: Literal["auto", "ru", "en"] = Field(
-        "auto", description="Language of prompts whose row names none; auto tells by the script."
+        default="auto",
+        description="Language of prompts whose row names none; auto tells by the script.",
     )
     batch_size: Positive = Field(
-        32, description="Texts translated at once.", json_schema_extra=NOT_IDENTITY
+        default=32, description="Texts translated at once.", json_schema_extra=NOT_IDENTITY
     )
 
 
 class GenerateConfig(Section):
     """Drawing image tokens with the decoder."""
 
-    model: str = Field("demo-dalle", description="Decoder, by registry name.")
-    images: int = Field(8, ge=1, le=1000, description="Candidate images per prompt.")
+    model: str = Field(default="demo-dalle", description="Decoder, by registry name.")
+    images: int = Field(default=8, ge=1, le=1000, description="Candidate images per prompt.")
     batch_size: Positive = Field(
-        64, description="Images drawn at once.", json_schema_extra=NOT_IDENTITY
+        default=64, description="Images drawn at once.", json_schema_extra=NOT_IDENTITY
     )
     temperature: float = Field(
-        1.0, gt=0, le=100, description="Sampling temperature; lower is safer, higher is wilder."
+        default=1.0,
+        gt=0,
+        le=100,
+        description="Sampling temperature; lower is safer, higher is wilder.",
     )
-    top_k: int = Field(2048, ge=0, description="Sample among the k likeliest tokens; 0 is all.")
+    top_k: int = Field(
+        default=2048, ge=0, description="Sample among the k likeliest tokens; 0 is all."
+    )
     top_p: float = Field(
-        0.995, gt=0, le=1, description="Sample among the likeliest tokens of this total mass."
+        default=0.995,
+        gt=0,
+        le=1,
+        description="Sample among the likeliest tokens of this total mass.",
     )
     allow_truncation: bool = Field(
-        True,
+        default=True,
         description="Cut a text that is longer than the decoder reads, and record it; "
         "otherwise the prompt is rejected as too_long.",
     )
@@ -180,27 +196,30 @@ class GenerateConfig(Section):
 class DecodeConfig(Section):
     """Turning image tokens into pixels with the VQ-GAN."""
 
-    model: str = Field("demo-vqgan", description="VQ-GAN, by registry name.")
+    model: str = Field(default="demo-vqgan", description="VQ-GAN, by registry name.")
     batch_size: Positive = Field(
-        16, description="Images decoded at once.", json_schema_extra=NOT_IDENTITY
+        default=16, description="Images decoded at once.", json_schema_extra=NOT_IDENTITY
     )
 
 
 class ScoreConfig(Section):
     """Scoring candidates against their prompt with ruCLIP, and keeping the good ones."""
 
-    model: str = Field("demo-ruclip", description="Scorer, by registry name.")
+    model: str = Field(default="demo-ruclip", description="Scorer, by registry name.")
     min_score: float | None = Field(
-        None, ge=-1, le=1, description="Reject images with a lower cosine score; null keeps all."
+        default=None,
+        ge=-1,
+        le=1,
+        description="Reject images with a lower cosine score; null keeps all.",
     )
     keep_best: Positive | None = Field(
-        None, description="Keep this many best images per prompt; null keeps all."
+        default=None, description="Keep this many best images per prompt; null keeps all."
     )
     batch_size: Positive = Field(
-        64, description="Images scored at once.", json_schema_extra=NOT_IDENTITY
+        default=64, description="Images scored at once.", json_schema_extra=NOT_IDENTITY
     )
     templates: tuple[str, ...] = Field(
-        ("{}",),
+        default=("{}",),
         min_length=1,
         description="Sentences around the prompt ({} stands for it) whose text features are "
         "averaged.",
@@ -219,25 +238,32 @@ class UpscaleConfig(Section):
     """Enlarging the kept images with Real-ESRGAN."""
 
     model: str | None = Field(
-        "demo-realesrgan-x2", description="Upscaler, by registry name; null leaves images as drawn."
+        default="demo-realesrgan-x2",
+        description="Upscaler, by registry name; null leaves images as drawn.",
     )
     batch_size: Positive = Field(
-        8, description="Images enlarged at once.", json_schema_extra=NOT_IDENTITY
+        default=8, description="Images enlarged at once.", json_schema_extra=NOT_IDENTITY
     )
     tile: int | None = Field(
-        None, ge=16, description="Side of tiles in pixels for large images; null takes it whole."
+        default=None,
+        ge=16,
+        description="Side of tiles in pixels for large images; null takes it whole.",
     )
 
 
 class PublishConfig(Section):
     """The form of the dataset that is written."""
 
-    format: Literal["files"] = Field("files", description="Layout of the dataset.")
-    image_format: Literal["png", "webp", "jpeg"] = Field("png", description="Image file format.")
-    quality: int = Field(95, ge=1, le=100, description="Quality of webp and jpeg files.")
-    gallery: bool = Field(True, description="Write a gallery page.", json_schema_extra=NOT_IDENTITY)
+    format: Literal["files"] = Field(default="files", description="Layout of the dataset.")
+    image_format: Literal["png", "webp", "jpeg"] = Field(
+        default="png", description="Image file format."
+    )
+    quality: int = Field(default=95, ge=1, le=100, description="Quality of webp and jpeg files.")
+    gallery: bool = Field(
+        default=True, description="Write a gallery page.", json_schema_extra=NOT_IDENTITY
+    )
     contact_sheet: int = Field(
-        64,
+        default=64,
         ge=0,
         le=1000,
         description="Images on the contact sheet; 0 writes none.",
@@ -248,22 +274,25 @@ class PublishConfig(Section):
 class RunConfig(Section):
     """Everything that decides a run."""
 
-    name: str = Field("run", min_length=1, max_length=100, description="Name of the run.")
+    name: str = Field(default="run", min_length=1, max_length=100, description="Name of the run.")
     seed: int = Field(
-        0, ge=0, lt=2**63, description="Seed of the run; with a prompt id it fixes every image."
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="Seed of the run; with a prompt id it fixes every image.",
     )
     output: Url = Field(
-        "output", description="Folder or fsspec URL that the dataset is written to."
+        default="output", description="Folder or fsspec URL that the dataset is written to."
     )
-    prompts: PromptsConfig = Field(PromptsConfig(), description="The prompt table.")
-    weights: WeightsConfig = Field(WeightsConfig(), description="Where weights come from.")
-    runtime: RuntimeConfig = Field(RuntimeConfig(), description="Devices and precision.")
-    translate: TranslateConfig = Field(TranslateConfig(), description="Translation.")
-    generate: GenerateConfig = Field(GenerateConfig(), description="The decoder.")
-    decode: DecodeConfig = Field(DecodeConfig(), description="The VQ-GAN.")
-    score: ScoreConfig = Field(ScoreConfig(), description="Scores and selection.")
-    upscale: UpscaleConfig = Field(UpscaleConfig(), description="Super-resolution.")
-    publish: PublishConfig = Field(PublishConfig(), description="The dataset's form.")
+    prompts: PromptsConfig = Field(default=PromptsConfig(), description="The prompt table.")
+    weights: WeightsConfig = Field(default=WeightsConfig(), description="Where weights come from.")
+    runtime: RuntimeConfig = Field(default=RuntimeConfig(), description="Devices and precision.")
+    translate: TranslateConfig = Field(default=TranslateConfig(), description="Translation.")
+    generate: GenerateConfig = Field(default=GenerateConfig(), description="The decoder.")
+    decode: DecodeConfig = Field(default=DecodeConfig(), description="The VQ-GAN.")
+    score: ScoreConfig = Field(default=ScoreConfig(), description="Scores and selection.")
+    upscale: UpscaleConfig = Field(default=UpscaleConfig(), description="Super-resolution.")
+    publish: PublishConfig = Field(default=PublishConfig(), description="The dataset's form.")
 
     def digest(self) -> str:
         """32 hex characters that two configurations share only if every setting is equal."""
