@@ -1,0 +1,74 @@
+# Everything that is done with this repository. `make` alone lists the targets.
+# A fresh machine needs python3 (3.11 or newer), make and, better, a C++ compiler.
+
+PYTHON ?= python3
+VENV   ?= .venv
+CONFIG ?= configs/demo.yaml
+
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install -q -c constraints.txt
+# A stamp says that an installation is as pyproject.toml and constraints.txt ask for it.
+BASE    := $(VENV)/.installed-base
+DEV     := $(VENV)/.installed-dev
+TRAIN   := $(VENV)/.installed-train
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install install-dev demo demo-s3 test lint format bench train-demo clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(BASE) ## make .venv with what a run needs
+install-dev: $(DEV) ## the same with what tests and linting need
+
+demo: $(BASE) ## install, draw the demo prompts, say where the pictures are
+	@$(BIN)/rudalle-flows run $(CONFIG)
+
+demo-s3: $(DEV) ## the demo again, written to a real S3 server on this machine
+	@$(BIN)/python -m tests.s3_server -- $(BIN)/rudalle-flows run $(CONFIG) --output s3://rudalle-flows/demo
+
+test: $(DEV) ## the default tests: no GPU, no published weights
+	@$(BIN)/python -m pytest -q
+
+lint: $(DEV) ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/python -m mypy
+
+format: $(DEV) ## let ruff repair what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(DEV) ## measure this machine: planning and every stage of the demo models
+	@$(BIN)/python -m tests.benchmarks.demo_stack
+
+train-demo: $(TRAIN) ## train the demo models again, from nothing (hours)
+	@$(BIN)/python -m rudalle_lib.training.all
+
+clean: ## remove the environment and the caches, keep all pictures
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; \
+	  sys.exit("Python 3.11 or newer is needed, %s is %d.%d. Try: make PYTHON=python3.11" % (sys.executable, v[0], v[1]) if v < (3, 11) else 0)'
+	@$(PYTHON) -m venv $(VENV)
+
+# youtokentome's metadata forgets that its build needs Cython, so it is built here, with ours.
+# Without a compiler the same bpe.model is read by Hugging Face tokenizers.
+$(BASE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) (once, a few minutes) ..."
+	@$(INSTALL) setuptools wheel Cython
+	@$(INSTALL) --no-build-isolation youtokentome 2>$(VENV)/youtokentome.log \
+	  || echo "youtokentome did not build (see $(VENV)/youtokentome.log): Hugging Face tokenizers will do its work."
+	@$(INSTALL) --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(BASE)
+	@$(INSTALL) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(TRAIN): $(BASE)
+	@$(INSTALL) --no-build-isolation -e '.[train]'
+	@touch $@
