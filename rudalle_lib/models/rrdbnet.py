@@ -97,8 +97,7 @@ class RrdbNet(nn.Module):
         hidden = shallow + self.conv_body(self.body(shallow))  # [B, C, H, W] (halved for x2)
         for conv in self._upsampling_convs():
             hidden = leaky_relu(conv(F.interpolate(hidden, scale_factor=2.0, mode="nearest")))
-        enlarged: Tensor = self.conv_last(leaky_relu(self.conv_hr(hidden)))
-        return enlarged
+        return self.conv_last(leaky_relu(self.conv_hr(hidden)))
 
     def _upsampling_convs(self) -> list[nn.Module]:
         convs: list[nn.Module] = [self.conv_up1, self.conv_up2]
@@ -115,8 +114,8 @@ class ResidualInResidual(nn.Module):
         self.rdb3 = DenseBlock(features, growth)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + RESIDUAL_SCALE * self.rdb3(self.rdb2(self.rdb1(x)))
-        return out
+        """[B, C, H, W] to the same shape."""
+        return x + RESIDUAL_SCALE * self.rdb3(self.rdb2(self.rdb1(x)))
 
 
 class DenseBlock(nn.Module):
@@ -133,11 +132,11 @@ class DenseBlock(nn.Module):
             initialise_small(conv)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] to the same shape."""
         seen = x  # [B, C, H, W], then G channels more after each convolution
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             seen = torch.cat([seen, leaky_relu(conv(seen))], dim=1)
-        out: Tensor = x + RESIDUAL_SCALE * self.conv5(seen)
-        return out
+        return x + RESIDUAL_SCALE * self.conv5(seen)
 
 
 def conv3x3(channels_in: int, channels_out: int) -> nn.Conv2d:

@@ -100,8 +100,7 @@ class RuClip(nn.Module):
                 f"expected pictures [B, 3, {side}, {side}], found {list(pixels.shape)}; "
                 "resize and crop them to image_resolution"
             )
-        features: Tensor = self.visual(pixels)
-        return features
+        return self.visual(pixels)
 
     def encode_text(self, input_ids: Tensor) -> Tensor:
         """Ids int64 [B, T], T <= context_length, to features [B, E], not of unit length.
@@ -113,8 +112,7 @@ class RuClip(nn.Module):
         hidden = hidden + self.positional_embedding[: input_ids.shape[1]]
         hidden = self.transformer(hidden)
         at_eos = hidden[torch.arange(len(hidden), device=hidden.device), position]  # [B, D]
-        features: Tensor = self.ln_final(at_eos) @ self.text_projection
-        return features
+        return self.ln_final(at_eos) @ self.text_projection
 
     def forward(self, input_ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Ids [T_B, T] and pictures [I_B, 3, R, R] to scaled cosines [I_B, T_B] and [T_B, I_B]."""
@@ -149,21 +147,19 @@ class VisionTransformer(nn.Module):
         scale = width**-0.5
         self.conv1 = nn.Conv2d(PICTURE_CHANNELS, width, patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
-        self.positional_embedding = nn.Parameter(
-            scale * torch.randn(config.num_patches + 1, width)
-        )
+        self.positional_embedding = nn.Parameter(scale * torch.randn(config.num_patches + 1, width))
         self.ln_pre = nn.LayerNorm(width)
         self.transformer = Transformer(width, config.vision_layers, config.image_heads)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """[B, 3, R, R] to [B, E]."""
         patches = self.conv1(pixels.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         class_position = self.class_embedding.expand(len(patches), 1, -1)
         hidden = torch.cat([class_position, patches], dim=1)  # [B, 1 + P, D]
         hidden = self.transformer(self.ln_pre(hidden + self.positional_embedding))
-        features: Tensor = self.ln_post(hidden[:, 0]) @ self.proj  # [B, E]
-        return features
+        return self.ln_post(hidden[:, 0]) @ self.proj  # [B, E]
 
 
 class Transformer(nn.Module):
@@ -171,11 +167,13 @@ class Transformer(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, causal: bool = False) -> None:
         super().__init__()
-        self.resblocks = nn.Sequential(*(Block(width, layers, heads, causal) for _ in range(layers)))
+        self.resblocks = nn.Sequential(
+            *(Block(width, layers, heads, causal) for _ in range(layers))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.resblocks(x)
-        return out
+        """[B, T, D] to the same shape."""
+        return self.resblocks(x)
 
 
 class Block(nn.Module):
@@ -190,9 +188,9 @@ class Block(nn.Module):
         self._initialise(width, layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] to the same shape."""
         x = x + self.attn(self.ln_1(x))
-        out: Tensor = x + self.mlp(self.ln_2(x))
-        return out
+        return x + self.mlp(self.ln_2(x))
 
     def _initialise(self, width: int, layers: int) -> None:
         """CLIP's scales: what is added to the residual stream shrinks with the depth."""
@@ -216,13 +214,13 @@ class SelfAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] to the same shape."""
         batch, length, width = x.shape
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # [B, T, 3 D]
         projected = projected.view(batch, length, 3, self.heads, width // self.heads)
         q, k, v = projected.permute(2, 0, 3, 1, 4)  # each [B, heads, T, D / heads]
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        out: Tensor = self.out_proj(attended.transpose(1, 2).reshape(batch, length, width))
-        return out
+        return self.out_proj(attended.transpose(1, 2).reshape(batch, length, width))
 
 
 class Mlp(nn.Module):
@@ -234,9 +232,9 @@ class Mlp(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, T, D] to the same shape."""
         hidden = self.c_fc(x)
-        out: Tensor = self.c_proj(hidden * torch.sigmoid(1.702 * hidden))
-        return out
+        return self.c_proj(hidden * torch.sigmoid(1.702 * hidden))
 
 
 def check_heads(name: str, width: int, heads: int) -> None:

@@ -125,13 +125,11 @@ class VqGan(nn.Module):
                 f"expected picture sides divisible by {factor}, found {list(images.shape[2:])}; "
                 "crop or resize them first"
             )
-        features: Tensor = self.quant_conv(self.encoder(images))
-        return features
+        return self.quant_conv(self.encoder(images))
 
     def code_logits(self, features: Tensor) -> Tensor:
         """Features [B, E, h, w] to one logit a code [B, N, h, w]; the token is the argmax."""
-        logits: Tensor = self.quantize.proj(features)
-        return logits
+        return self.quantize.proj(features)
 
     def embed_codes(self, tokens: Tensor) -> Tensor:
         """Tokens int64 [B, h, w] to their codes [B, E, h, w]."""
@@ -142,8 +140,7 @@ class VqGan(nn.Module):
         """Quantised features [B, E, h, w] to pictures [B, 3, H, W], not clamped."""
         if not self.config.dwt:
             quantised = self.post_quant_conv(quantised)
-        pictures: Tensor = self.decoder(quantised)
-        return pictures
+        return self.decoder(quantised)
 
 
 class GumbelQuantizer(nn.Module):
@@ -175,12 +172,12 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.z_channels, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Pictures [B, 3, H, W] to [B, z_channels, h, w]."""
         hidden = self.conv_in(images)
         for level in self.down:
             hidden = level(hidden)  # side halves, but for the last level
         hidden = F.silu(self.norm_out(self.mid(hidden)))
-        encoded: Tensor = self.conv_out(hidden)
-        return encoded
+        return self.conv_out(hidden)
 
 
 class EncoderLevel(nn.Module):
@@ -196,8 +193,8 @@ class EncoderLevel(nn.Module):
         self.downsample: nn.Module = nn.Identity() if last else Downsample(width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        halved: Tensor = self.downsample(run_stack(self.block, self.attn, hidden))
-        return halved
+        """[B, C_in, H, W] to [B, C, H/2, W/2]; the coarsest level keeps its side."""
+        return self.downsample(run_stack(self.block, self.attn, hidden))
 
 
 class Decoder(nn.Module):
@@ -217,11 +214,11 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
     def forward(self, quantised: Tensor) -> Tensor:
+        """[B, z_channels, h, w] to [B, 3, H, W], or for DWT [B, 12, H, W]."""
         hidden = self.mid(self.conv_in(quantised))
         for level in reversed(self.up):  # the list is finest first, as in the checkpoint
             hidden = level(hidden)
-        pictures: Tensor = self.conv_out(F.silu(self.norm_out(hidden)))
-        return pictures
+        return self.conv_out(F.silu(self.norm_out(hidden)))
 
 
 class DecoderLevel(nn.Module):
@@ -236,8 +233,8 @@ class DecoderLevel(nn.Module):
         self.upsample: nn.Module = nn.Identity() if level == 0 else Upsample(width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        doubled: Tensor = self.upsample(run_stack(self.block, self.attn, hidden))
-        return doubled
+        """[B, C_in, H, W] to [B, C, 2H, 2W]; the finest level keeps its side."""
+        return self.upsample(run_stack(self.block, self.attn, hidden))
 
 
 class DwtDecoder(nn.Module):
@@ -250,9 +247,9 @@ class DwtDecoder(nn.Module):
         self.idwt = InverseHaar()
 
     def forward(self, quantised: Tensor) -> Tensor:
+        """[B, E, h, w] to pictures [B, 3, 2H, 2W]."""
         bands = self.decoder(self.post_quant_conv(quantised))  # [B, 12, H, W]
-        pictures: Tensor = self.idwt(bands)  # [B, 3, 2H, 2W]
-        return pictures
+        return self.idwt(bands)  # [B, 3, 2H, 2W]
 
 
 class InverseHaar(nn.Module):
@@ -277,6 +274,7 @@ class InverseHaar(nn.Module):
         self.register_buffer("g1_row", high.clone().view(1, 1, 1, 2))
 
     def forward(self, bands: Tensor) -> Tensor:
+        """[B, 12, H, W] to [B, 3, 2H, 2W]."""
         batch, _, height, width = bands.shape
         low = bands[:, :PICTURE_CHANNELS, None]  # [B, 3, 1, H, W]
         high = bands[:, PICTURE_CHANNELS:].reshape(batch, PICTURE_CHANNELS, 3, height, width)
@@ -302,8 +300,8 @@ class Middle(nn.Module):
         self.block_2 = ResidualBlock(width, width, norm_groups)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out: Tensor = self.block_2(self.attn_1(self.block_1(hidden)))
-        return out
+        """[B, C, h, w] to the same shape."""
+        return self.block_2(self.attn_1(self.block_1(hidden)))
 
 
 class ResidualBlock(nn.Module):
@@ -319,10 +317,10 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut: nn.Module = nn.Identity() if same else nn.Conv2d(width_in, width_out, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] to [B, C_out, H, W]."""
         hidden = self.conv1(F.silu(self.norm1(x)))
         hidden = self.conv2(F.silu(self.norm2(hidden)))
-        out: Tensor = self.nin_shortcut(x) + hidden
-        return out
+        return self.nin_shortcut(x) + hidden
 
 
 class AttentionBlock(nn.Module):
@@ -337,6 +335,7 @@ class AttentionBlock(nn.Module):
         self.proj_out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, C, h, w] to the same shape."""
         normed = self.norm(x)  # [B, C, h, w]
         q, k, v = (
             conv(normed).flatten(2).transpose(1, 2).unsqueeze(1)  # [B, 1, h*w, C]
@@ -344,8 +343,7 @@ class AttentionBlock(nn.Module):
         )
         attended = F.scaled_dot_product_attention(q, k, v).squeeze(1)
         attended = attended.transpose(1, 2).reshape(x.shape)
-        out: Tensor = x + self.proj_out(attended)
-        return out
+        return x + self.proj_out(attended)
 
 
 class Downsample(nn.Module):
@@ -356,8 +354,8 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return out
+        """[B, C, H, W] to [B, C, H/2, W/2]."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
@@ -368,8 +366,8 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+        """[B, C, H, W] to [B, C, 2H, 2W]."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 def residual_stack(
