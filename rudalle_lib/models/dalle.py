@@ -119,7 +119,7 @@ class SelfAttention(nn.Module):
         heads = self.query_key_value(hidden).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = heads.permute(2, 0, 3, 1, 4)  # each [B, heads, S, D]
         context = attend(query, key, value).transpose(1, 2).flatten(2)  # [B, S, C]
-        output: Tensor = self.dense(context)
+        output = self.dense(context)
         if output.dtype is torch.float16:  # the only type that overflows here
             output = output.clamp(-65504, 65504)
         return output
@@ -136,8 +136,7 @@ class FeedForward(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """Map each position. hidden [B, S, C] -> [B, S, C]."""
         wide = functional.gelu(self.dense_h_to_4h(hidden), approximate="tanh")  # [B, S, 4 C]
-        output: Tensor = self.dense_4h_to_h(wide)
-        return output
+        return self.dense_4h_to_h(wide)
 
 
 class DalleLayer(nn.Module):
@@ -161,8 +160,7 @@ class DalleLayer(nn.Module):
         branch = self.attention(self.input_layernorm(hidden), attend)
         hidden = hidden + self.before_first_addition_layernorm(branch)
         branch = self.mlp(self.post_attention_layernorm(hidden))
-        output: Tensor = hidden + self.before_second_addition_layernorm(branch)
-        return output
+        return hidden + self.before_second_addition_layernorm(branch)
 
 
 class DalleTransformer(nn.Module):
@@ -174,11 +172,10 @@ class DalleTransformer(nn.Module):
         self.final_layernorm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, hidden: Tensor, attend: Callable[[int], Attend]) -> Tensor:
-        """Run all layers. hidden [B, S, C] -> [B, S, C]; `attend(i)` is the attention of layer i."""
+        """Run all layers. hidden [B, S, C] -> [B, S, C]; `attend(i)` is what layer i attends by."""
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden, attend(index))
-        output: Tensor = self.final_layernorm(hidden)
-        return output
+        return self.final_layernorm(hidden)
 
 
 class Dalle(nn.Module):
@@ -240,16 +237,17 @@ class Dalle(nn.Module):
         if self.config.version == "v2":
             text = functional.pad(text, (1, 0), value=BOS)
         positions = self.text_pos_embeddings.weight[: text.shape[1]]
-        output: Tensor = self.text_embeddings(text) + positions
-        return output
+        return self.text_embeddings(text) + positions
 
     def embed_image(self, image: Tensor, start: int = 0) -> Tensor:
         """Embed image tokens number `start` onward. image int64 [B, n] -> [B, n, C]."""
-        cell = torch.arange(start, start + image.shape[1], device=image.device)
-        rows = self.image_row_embeddings(cell // self.config.image_width)
-        columns = self.image_col_embeddings(cell % self.config.image_width)
-        output: Tensor = self.image_embeddings(image) + rows + columns
-        return output
+        positions = self.image_positions()[start : start + image.shape[1]]
+        return self.image_embeddings(image) + positions
+
+    def image_positions(self) -> Tensor:
+        """Position embeddings of all image tokens in reading order: [H * W, C]."""
+        rows, columns = self.image_row_embeddings.weight, self.image_col_embeddings.weight
+        return (rows[:, None] + columns).flatten(0, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits at every position, over the whole vocabulary.
@@ -261,9 +259,8 @@ class Dalle(nn.Module):
             [B, S, text_vocab_size + image_vocab_size]; S is T + n in v3 and T + n + 1, at most
             T + H * W, in v2.
         """
-        text, image = tokens.split((self.config.text_length, tokens.shape[1] - self.config.text_length), 1)
-        output: Tensor = self.to_logits(self._hidden(text, image))
-        return output
+        text, image = tokens.tensor_split((self.config.text_length,), dim=1)
+        return self.to_logits(self._hidden(text, image))
 
     def loss(self, text: Tensor, image: Tensor) -> DalleLoss:
         """Training loss, (text + 7 image) / 8.
@@ -304,7 +301,7 @@ class Dalle(nn.Module):
     def _hidden(self, text: Tensor, image: Tensor) -> Tensor:
         embedded = torch.cat((self.embed_text(text), self.embed_image(image)), dim=1)
         embedded = embedded[:, : self.config.grid.length]  # v2 has no room for the last image token
-        return self.transformer(embedded, self._attention_of_layer)  # type: ignore[no-any-return]
+        return self.transformer(embedded, self._attention_of_layer)
 
     def _attention_of_layer(self, index: int) -> Attend:
         kind = layer_kind(index, self.config.num_layers)

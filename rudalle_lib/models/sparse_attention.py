@@ -92,9 +92,9 @@ def sequence_mask(kind: LayerKind, grid: TokenGrid) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention. query [..., Q, D], key and value [..., K, D], bias [..., Q, K] -> [..., Q, D].
+    """Softmax attention. query [..., Q, D], key and value [..., K, D] -> [..., Q, D].
 
-    `bias` is 0 where the query sees the key and -inf elsewhere. Dense products and a plain
+    `bias`, [..., Q, K], is 0 where the query sees the key and -inf elsewhere. Dense products and a plain
     softmax, because on a CPU their backward pass is nearly twice as fast as that of
     `scaled_dot_product_attention` with a mask.
     """

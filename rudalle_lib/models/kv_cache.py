@@ -1,0 +1,200 @@
+"""A key-value cache that keeps only what the sparse layers can still see.
+
+Exact, not an approximation: see `sparse_attention` for what each kind of layer sees. Keys and
+values of the text are computed once a prompt and shared by its images. For the image
+
+- a row layer needs the last `width + 1` cells: a ring;
+- a column layer needs all cells, stored by column so that a column is one slice;
+- the convolution layer needs the last 6 rows of cells: a ring, read through a short list of
+  places; where its pattern wraps around the edges (v2), also the first 5 rows.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rudalle_lib.models.dalle import Attend, Dalle
+from rudalle_lib.models.sparse_attention import (
+    KERNEL_RADIUS,
+    LayerKind,
+    TokenGrid,
+    attend,
+    cell_mask,
+    layer_kind,
+)
+
+
+@dataclass(frozen=True)
+class SlotPlan:
+    """Where a layer's cache keeps the cells.
+
+    Args:
+        size: slots a layer needs.
+        slot: for each cell, the slot that its key and value are written to.
+        visible: for each cell, the slots of the cells that it sees, itself included.
+    """
+
+    size: int
+    slot: list[int]
+    visible: list[slice] | list[Tensor]
+
+
+def plan_slots(kind: LayerKind, grid: TokenGrid) -> SlotPlan:
+    """Lay out the cache of a layer of this kind."""
+    if kind is LayerKind.ROW:
+        return _ring(grid)
+    return _columns(grid) if kind is LayerKind.COLUMN else _window(grid)
+
+
+def _ring(grid: TokenGrid) -> SlotPlan:
+    size = min(grid.width + 1, grid.cells)
+    slot = [cell % size for cell in range(grid.cells)]
+    return SlotPlan(size, slot, [slice(0, min(cell + 1, size)) for cell in range(grid.cells)])
+
+
+def _columns(grid: TokenGrid) -> SlotPlan:
+    slot = [cell % grid.width * grid.height + cell // grid.width for cell in range(grid.cells)]
+    top = [cell % grid.width * grid.height for cell in range(grid.cells)]
+    visible = [slice(first, last + 1) for first, last in zip(top, slot, strict=True)]
+    return SlotPlan(grid.cells, slot, visible)
+
+
+def _window(grid: TokenGrid) -> SlotPlan:
+    kept = KERNEL_RADIUS * grid.width if grid.wrap else 0  # first rows, seen again at the end
+    ring = (KERNEL_RADIUS + 1) * grid.width
+    cells = torch.arange(grid.cells)
+    slot = torch.where(cells < kept, cells, kept + (cells - kept) % ring)
+    visible = [slot[seen] for seen in cell_mask(LayerKind.CONVOLUTION, grid)]
+    return SlotPlan(int(slot.max()) + 1, slot.tolist(), visible)
+
+
+class Replicas:
+    """Which images of a batch share a prompt, as index tables.
+
+    Images are laid out as [prompts, R], R being the largest number of images of one prompt, so
+    that one matrix product per prompt serves all its images; spare places repeat the first image.
+
+    Args:
+        prompt_of: int64 [B], the prompt of each image, 0 ... prompts - 1.
+        prompts: number of prompts.
+    """
+
+    def __init__(self, prompt_of: Tensor, prompts: int) -> None:
+        same = prompt_of[:, None] == prompt_of[None, :]  # [B, B]
+        rank = same.tril(-1).sum(1)  # of each image among those of its prompt
+        most = int(rank.max()) + 1
+        self.place = prompt_of * most + rank  # [B], of each image in the layout
+        image = torch.zeros(prompts * most, dtype=torch.int64, device=prompt_of.device)
+        image[self.place] = torch.arange(len(prompt_of), device=prompt_of.device)
+        self.image = image.view(prompts, most)  # [P, R], the image at each place
+
+    def by_prompt(self, images: Tensor) -> Tensor:
+        """[B, heads, 1, D] -> [P, heads, R, D]."""
+        return images[:, :, 0][self.image].transpose(1, 2)
+
+    def by_image(self, prompts: Tensor) -> Tensor:
+        """[P, heads, R, D] -> [B, heads, 1, D]."""
+        return prompts.transpose(1, 2).flatten(0, 1)[self.place].unsqueeze(2)
+
+
+class LayerCache:
+    """Keys and values of one layer.
+
+    Args:
+        plan: where cells are kept.
+        text_key: [P, heads, T, D], one a prompt.
+        text_value: the same.
+        replicas: which image belongs to which prompt.
+    """
+
+    def __init__(
+        self, plan: SlotPlan, text_key: Tensor, text_value: Tensor, replicas: Replicas
+    ) -> None:
+        _, heads, _, width = text_key.shape
+        self.plan = plan
+        self.replicas = replicas
+        self.text_key, self.text_value = text_key, text_value
+        shape = (len(replicas.place), heads, plan.size, width)
+        self.key, self.value = text_key.new_empty(shape), text_key.new_empty(shape)
+
+    def attend(self, cell: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Store a cell and attend from it to the text and to the cells it sees.
+
+        Args:
+            cell: its number; all cells before it have been stored.
+            query: [B, heads, 1, D], as are key, value and the result.
+        """
+        slot, visible = self.plan.slot[cell], self.plan.visible[cell]
+        self.key[:, :, slot], self.value[:, :, slot] = key[:, :, 0], value[:, :, 0]
+        query = query / math.sqrt(query.shape[-1])
+        text_query = self.replicas.by_prompt(query)
+        of_text = self.replicas.by_image(text_query @ self.text_key.transpose(2, 3))
+        of_cells = query @ self.key[:, :, visible].transpose(2, 3)
+        weights = torch.cat((of_text, of_cells), dim=-1).softmax(dim=-1)  # [B, heads, 1, T + K]
+        of_text, of_cells = weights.tensor_split((self.text_key.shape[2],), dim=-1)
+        from_text = self.replicas.by_prompt(of_text) @ self.text_value
+        return self.replicas.by_image(from_text) + of_cells @ self.value[:, :, visible]
+
+
+class CachedDecoder:
+    """Draws the image tokens of a batch one after another.
+
+    Call `prefill` once, then `decode_one_token` with each drawn token but the last.
+
+    Args:
+        model: the network, on its device and in its dtype.
+        text: int64 [P, text_length], text ids of the prompts, 0 = pad.
+        prompt_of: int64 [B], the prompt of each image, 0 ... P - 1.
+    """
+
+    def __init__(self, model: Dalle, text: Tensor, prompt_of: Tensor) -> None:
+        config = model.config
+        self.model = model
+        self.prompt_of = prompt_of
+        self._replicas = Replicas(prompt_of, len(text))
+        kinds = [layer_kind(index, config.num_layers) for index in range(config.num_layers)]
+        self._plans = {kind: plan_slots(kind, config.grid) for kind in set(kinds)}
+        self._kinds = kinds
+        self._text = model.embed_text(text)  # [P, T or T + 1, C]
+        self._positions = model.image_positions()  # [H * W, C]
+        length = config.text_length
+        unseen = torch.ones(length, length, dtype=torch.bool, device=text.device).triu(1)
+        self._causal = self._text.new_zeros(length, length).masked_fill(unseen, -torch.inf)
+        self._layers: list[LayerCache] = []
+        self._cells = 0  # stored so far
+        self._tokens = 0  # image tokens seen so far
+
+    def prefill(self) -> Tensor:
+        """Read the text. Returns the logits of the first image token, [B, image_vocab_size]."""
+        shared = self.model.config.text_length  # of v2's T + 1 positions the last is a cell
+        hidden = self.model.transformer(self._text[:, :shared], self._store_text)  # [P, T, C]
+        if self._text.shape[1] > shared:
+            return self._logits(self._text[self.prompt_of, shared:])
+        return self.model.image_logits(hidden[:, -1])[self.prompt_of]
+
+    def decode_one_token(self, token: Tensor) -> Tensor:
+        """Read the image token drawn last, int64 [B]. Returns the logits of the next, [B, V]."""
+        embedded = self.model.image_embeddings(token) + self._positions[self._tokens]
+        self._tokens += 1
+        return self._logits(embedded[:, None])
+
+    def _logits(self, embedded: Tensor) -> Tensor:
+        """Append a cell. embedded [B, 1, C] -> [B, image_vocab_size]."""
+        hidden = self.model.transformer(embedded, self._attend_from_cell)
+        self._cells += 1
+        return self.model.image_logits(hidden[:, 0])
+
+    def _store_text(self, index: int) -> Attend:
+        plan = self._plans[self._kinds[index]]
+
+        def attend_and_store(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            self._layers.append(LayerCache(plan, key, value, self._replicas))
+            return attend(query, key, value, self._causal)
+
+        return attend_and_store
+
+    def _attend_from_cell(self, index: int) -> Attend:
+        layer, cell = self._layers[index], self._cells
+        return lambda query, key, value: layer.attend(cell, query, key, value)

@@ -1,0 +1,51 @@
+"""Sampling noise that is computed, not drawn: a hash of (image seed, step, token id).
+
+No generator has a state, so an image gets the same noise in any batch, on any device, in any
+order, and any single value can be had on its own.
+
+Source: the mixing function of SplitMix64, Steele et al., "Fast splittable pseudorandom number
+generators", OOPSLA 2014; used as a counter-based generator as in Salmon et al., SC 2011.
+"""
+
+import torch
+from torch import Tensor
+
+
+def _as_int64(unsigned: int) -> int:
+    return unsigned - (1 << 64) if unsigned >> 63 else unsigned
+
+
+GOLDEN_GAMMA = _as_int64(0x9E3779B97F4A7C15)
+FIRST_FACTOR = _as_int64(0xBF58476D1CE4E5B9)
+SECOND_FACTOR = _as_int64(0x94D049BB133111EB)
+
+
+def _shift_right(bits: Tensor, by: int) -> Tensor:
+    """Logical shift; torch's own repeats the sign bit."""
+    return (bits >> by) & ((1 << (64 - by)) - 1)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """SplitMix64's finaliser: every input bit moves every output bit. int64, wraps around."""
+    bits = (bits ^ _shift_right(bits, 30)) * FIRST_FACTOR
+    bits = (bits ^ _shift_right(bits, 27)) * SECOND_FACTOR
+    return bits ^ _shift_right(bits, 31)
+
+
+def gumbel_noise(seeds: Tensor, step: int, vocab_size: int) -> Tensor:
+    """Gumbel noise for one step of a batch.
+
+    Args:
+        seeds: int64 [B], one an image.
+        step: number of the image token that is being drawn.
+        vocab_size: number of candidates V, token ids 0 ... V - 1.
+
+    Returns:
+        float32 [B, V]: independent standard Gumbel variates. They are worked out in float64, where
+        the last bit of a logarithm, which may differ between devices, is rounded away.
+    """
+    stream = _mix(seeds + GOLDEN_GAMMA * (step + 1))  # [B]
+    tokens = torch.arange(1, vocab_size + 1, device=seeds.device)
+    bits = _mix(stream[:, None] + GOLDEN_GAMMA * tokens)  # [B, V]
+    uniform = (_shift_right(bits, 12).double() + 0.5) * 2.0**-52  # strictly between 0 and 1
+    return -torch.log(-torch.log(uniform)).float()
