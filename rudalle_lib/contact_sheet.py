@@ -10,9 +10,10 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 
 from PIL import Image, ImageDraw, ImageFont
+
+from rudalle_lib.templating import read_template
 
 PAPER, INK, QUIET, RED = "#F4F4F2", "#161616", "#8A8A86", "#D42A1E"
 MARGIN, GUTTER, COLUMN = 96, 36, 232  # pixels: page edge, between pictures, picture width
@@ -75,9 +76,7 @@ def encode_contact_sheet(sheet: Image.Image) -> bytes:
 
 def load_font(size: int, weight: str = "Regular") -> ImageFont.FreeTypeFont:
     """The packaged font at `size` pixels; weight is "Regular" or "SemiBold"."""
-    data = (
-        resources.files("rudalle_lib").joinpath("templates", f"Manrope-{weight}.ttf").read_bytes()
-    )
+    data = read_template(f"Manrope-{weight}.ttf")
     return ImageFont.truetype(io.BytesIO(data), size, layout_engine=ImageFont.Layout.BASIC)
 
 

@@ -15,8 +15,9 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from typing import Any
+
+from rudalle_lib.templating import fill, read_template
 
 REASONS = {
     "empty_prompt": ("No text", "The prompt was empty or null."),
@@ -85,20 +86,17 @@ class Gallery:
 
 def render_gallery(gallery: Gallery) -> str:
     """The whole page as HTML text."""
-    script = _template("gallery.js").decode()
+    script = read_template("gallery.js").decode()
     script_digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {
         "title": html.escape(gallery.title),
         "script_digest": script_digest,
-        "font_regular": base64.b64encode(_template("Manrope-Regular.ttf")).decode(),
-        "font_semibold": base64.b64encode(_template("Manrope-SemiBold.ttf")).decode(),
+        "font_regular": base64.b64encode(read_template("Manrope-Regular.ttf")).decode(),
+        "font_semibold": base64.b64encode(read_template("Manrope-SemiBold.ttf")).decode(),
         "script": script,
         "data": script_safe_json(_data(gallery)),
     }
-    page = _template("gallery.html").decode()
-    # Split once, then fill in: a prompt that contains "{{title}}" stays as it is.
-    pieces = [piece.partition("}}") for piece in page.split("{{")]
-    return pieces[0][0] + "".join(parts[name] + rest for name, _, rest in pieces[1:])
+    return fill("gallery.html", parts)
 
 
 def script_safe_json(value: Any) -> str:
@@ -139,7 +137,3 @@ def _group(gallery: Gallery, reason: str) -> dict[str, Any]:
         "total": gallery.rejected_totals[reason],
         "items": items,
     }
-
-
-def _template(name: str) -> bytes:
-    return resources.files("rudalle_lib").joinpath("templates", name).read_bytes()

@@ -1,0 +1,134 @@
+"""The dataset card: the README.md of the output, with the run's figures, models and columns.
+
+The front matter is the one that the Hugging Face hub reads, so an uploaded folder is a dataset.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from rudalle_lib.records import RunManifest
+from rudalle_lib.templating import fill
+
+STAGES = ("translate", "generate", "decode", "score", "upscale", "publish")
+
+
+@dataclass(frozen=True)
+class CardModel:
+    """A model that took part: stage, registry name, licence and digest of its weights."""
+
+    stage: str
+    name: str
+    licence: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """Scores of the published images, cosines in [-1, 1]."""
+
+    lowest: float
+    mean: float
+    highest: float
+
+
+def render_dataset_card(
+    manifest: RunManifest,
+    models: Sequence[CardModel],
+    languages: Sequence[str],
+    columns: pa.Schema,
+    scores: ScoreSummary | None = None,
+    contact_sheet: bool = False,
+    gallery: bool = False,
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        manifest: the finished run.
+        models: in the order of the stages.
+        languages: codes of the prompts' languages.
+        columns: schema of the metadata; descriptions are taken from the fields' metadata.
+        scores: None where no image was published.
+        contact_sheet: whether `contact_sheet.png` lies beside the card.
+        gallery: whether `gallery/index.html` does.
+    """
+    totals = manifest.totals
+    sheet, page = "![Contact sheet](contact_sheet.png)", "A page to browse them: "
+    page += "[gallery/index.html](gallery/index.html)."
+    shown = [sheet] * contact_sheet + [page] * gallery
+    row = "| `gallery/index.html` | a page to look at the images and at what was set aside |\n"
+    return fill(
+        "dataset_card.md",
+        {
+            "name": plain(manifest.name),
+            "name_yaml": json.dumps(manifest.name),
+            "languages": "\n".join(f"- {code}" for code in languages) or "- ru",
+            "kept": f"{totals.kept:,}",
+            "prompts": f"{totals.prompts:,}",
+            "contact_sheet": "".join(f"\n{line}\n" for line in shown),
+            "figures": "\n".join(_figures(manifest, scores)),
+            "rejects": _rejects(totals.rejected),
+            "models": "\n".join(_model_row(model) for model in models),
+            "gallery_row": row * gallery,
+            "columns": "\n".join(_column_row(column) for column in columns),
+            "seed": str(manifest.config.get("seed", 0)),
+            "versions": _versions(manifest.versions),
+        },
+    )
+
+
+def plain(text: str) -> str:
+    """`text` on one line, with what Markdown or HTML would read as markup escaped."""
+    line = " ".join(text.split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*_\[\]|#>~])", r"\\\1", line)
+
+
+def _figures(manifest: RunManifest, scores: ScoreSummary | None) -> list[str]:
+    totals = manifest.totals
+    rows = [
+        ("Prompts", f"{totals.prompts:,}"),
+        ("Candidate images", f"{totals.images:,}"),
+        ("Published images", f"{totals.kept:,}"),
+        ("Shards finished / planned", f"{totals.shards:,} / {manifest.shards_planned:,}"),
+        ("Size of the image files", f"{totals.image_bytes / 1e6:,.1f} MB"),
+    ]
+    if scores is not None:
+        spread = f"{scores.lowest:.3f} / {scores.mean:.3f} / {scores.highest:.3f}"
+        rows.append(("Score, lowest / mean / highest", spread))
+    if totals.images:
+        seconds = sum(totals.seconds.values())
+        rows.append(("Work of all stages", f"{seconds:,.0f} s"))
+        rows.extend(
+            (f"... {stage}", f"{totals.seconds[stage]:,.1f} s")
+            for stage in STAGES
+            if stage in totals.seconds
+        )
+    return [f"| {name} | {value} |" for name, value in rows]
+
+
+def _rejects(rejected: Mapping[str, int]) -> str:
+    if not any(rejected.values()):
+        return "Nothing was rejected.\n"
+    rows = [f"| `{reason}` | {count:,} |" for reason, count in sorted(rejected.items()) if count]
+    return "\n".join(["| rejected as | rows |", "| :--- | ---: |", *rows, ""])
+
+
+def _model_row(model: CardModel) -> str:
+    return f"| {model.stage} | {model.name} | {plain(model.licence)} | `{model.digest[:16]}` |"
+
+
+def _column_row(column: pa.Field) -> str:
+    note = (column.metadata or {}).get(b"description", b"").decode()
+    note = note or "passed through from the prompt table"
+    return f"| `{column.name.replace('`', '')}` | {plain(str(column.type))} | {plain(note)} |"
+
+
+def _versions(versions: Mapping[str, str]) -> str:
+    names = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"\nMade with {names}." if names else ""

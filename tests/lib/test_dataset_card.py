@@ -1,0 +1,50 @@
+"""The dataset card: front matter that YAML reads, figures of the run, no markup from names."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from rudalle_lib.dataset_card import CardModel, ScoreSummary, plain, render_dataset_card
+from rudalle_lib.records import ImageRecord, RunManifest, RunTotals, schema
+
+TOTALS = RunTotals(3, 62, 512, 118, {"duplicate": 1, "not_in_best_k": 394}, {"generate": 41.5})
+
+
+def card(name: str = "demo", totals: RunTotals = TOTALS, **more: bool) -> str:
+    versions = {"rudalle-flows": "0.1.0"}
+    manifest = RunManifest(name, {"seed": 7}, "d", {}, versions, 3, totals, "start", "end")
+    models = [CardModel("generate", "demo-dalle", "Apache-2.0", "0123456789abcdef0123")]
+    summary = ScoreSummary(0.21, 0.354, 0.48)
+    return render_dataset_card(manifest, models, ["en", "ru"], schema(ImageRecord), summary, **more)
+
+
+@pytest.mark.parametrize("name", ["demo", "a: b #c", '"]\n---\n', "<b>|*x*"])
+def test_the_front_matter_is_yaml_whatever_the_name(name: str) -> None:
+    front = yaml.safe_load(card(name).split("\n---\n")[0])
+    assert front["pretty_name"] == name
+    assert front["language"] == ["en", "ru"]
+
+
+def test_it_tells_the_figures_models_and_every_column() -> None:
+    text = card()
+    for part in ("118", "| `not_in_best_k` | 394 |", "0.210 / 0.354 / 0.480", "41.5 s"):
+        assert part in text
+    assert "| generate | demo-dalle | Apache-2.0 | `0123456789abcdef` |" in text
+    for name in schema(ImageRecord).names:
+        assert f"| `{name}` |" in text
+    assert "{{" not in text
+
+
+def test_it_links_only_what_is_there() -> None:
+    assert "contact_sheet.png" not in card() and "gallery" not in card()
+    both = card(contact_sheet=True, gallery=True)
+    assert "![Contact sheet](contact_sheet.png)" in both and "gallery/index.html" in both
+
+
+def test_an_empty_run_has_a_card() -> None:
+    assert "Nothing was rejected." in card(totals=RunTotals())
+
+
+def test_names_cannot_become_markup() -> None:
+    assert plain("a\n# <b>[x](y)") == r"a \# &lt;b\>\[x\](y)"
