@@ -1,0 +1,79 @@
+"""Which devices there are, which precision they can do, and how many CPU threads to use."""
+
+import os
+
+import torch
+
+from rudalle_lib.errors import SettingsError
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def resolve_devices(setting: str = "auto") -> list[torch.device]:
+    """The devices that a run works on, at least one.
+
+    Args:
+        setting: "auto" for every GPU or else the CPU, "cpu", "cuda" for every GPU, or one GPU as
+            "cuda:0".
+
+    Raises:
+        SettingsError: unknown setting, or a GPU that this machine does not have.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    every_gpu = [torch.device("cuda", index) for index in range(count)]
+    if setting == "auto":
+        return every_gpu or [torch.device("cpu")]
+    if setting == "cpu":
+        return [torch.device("cpu")]
+    kind, _, index = setting.partition(":")
+    if kind != "cuda" or (":" in setting and not index.isdecimal()):
+        raise SettingsError(
+            f"unknown device {setting!r}; expected auto, cpu, cuda or one GPU as cuda:0"
+        )
+    wanted = every_gpu if not index else every_gpu[int(index) : int(index) + 1]
+    if not wanted:
+        raise SettingsError(
+            f"device {setting!r} is not there: this machine has {count} CUDA devices; "
+            "use auto or cpu, or install a CUDA build of torch"
+        )
+    return wanted
+
+
+def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
+    """The precision by its name, if the device can compute in it.
+
+    Raises:
+        SettingsError: unknown name, or a precision that the device lacks.
+    """
+    device = torch.device(device)
+    if name not in DTYPES:
+        raise SettingsError(f"unknown dtype {name!r}; expected one of {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise SettingsError(
+            "dtype float16 is not for the cpu, which computes it slowly and overflows; "
+            "use bfloat16 or float32"
+        )
+    if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise SettingsError(f"{device} cannot compute in bfloat16; use float16 or float32")
+    return DTYPES[name]
+
+
+def set_threads(count: int | None) -> int:
+    """Set how many CPU threads this process computes with; None leaves it as it is.
+
+    Returns:
+        The number of threads in use.
+
+    Raises:
+        SettingsError: fewer than one.
+    """
+    if count is not None:
+        if count < 1:
+            cores = os.cpu_count() or 1
+            raise SettingsError(f"threads: expected 1 to {cores} (the cores here), found {count}")
+        torch.set_num_threads(count)
+    return torch.get_num_threads()

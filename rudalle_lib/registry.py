@@ -1,0 +1,206 @@
+"""Every model by name: where its weights lie and how its network is built.
+
+The only file that names weight repositories. To add a model, add an entry; a network that exists
+needs nothing else.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from rudalle_lib.config_errors import did_you_mean
+from rudalle_lib.errors import ConfigError
+
+Kind = Literal["decoder", "vqgan", "scorer", "upscaler", "translator"]
+
+UTILS = "shonenkov/rudalle-utils"
+"""The repository with the VQ-GANs and the tokenizer of every published decoder."""
+
+CODE_ONLY = "not stated on the model page (code: Apache-2.0)"
+
+
+def _frozen(**items: Any) -> Mapping[str, Any]:
+    return MappingProxyType(items)
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model.
+
+    Attributes:
+        name: what a configuration calls it.
+        kind: what it does.
+        about: one line for people.
+        repository: Hugging Face repository `owner/name`; None for a packaged model.
+        revision: branch, tag or commit of that repository.
+        files: file name by role ("weights", "config", "tokenizer", ...).
+        elsewhere: repository by role, for files that are not in `repository`.
+        architecture: arguments of the network's configuration. Where there is a file with the
+            role "config", that file decides.
+        licence: of the weights.
+        sha256: hex digest by role, where it is known; files are verified against it.
+        packaged: folder in `rudalle_lib/demo/weights`, or None.
+    """
+
+    name: str
+    kind: Kind
+    about: str
+    files: Mapping[str, str]
+    repository: str | None = None
+    revision: str = "main"
+    elsewhere: Mapping[str, str] = field(default_factory=_frozen)
+    architecture: Mapping[str, Any] = field(default_factory=_frozen)
+    licence: str = CODE_ONLY
+    sha256: Mapping[str, str] = field(default_factory=_frozen)
+    packaged: str | None = None
+
+    def repository_of(self, role: str) -> str | None:
+        """The repository that holds the file of a role."""
+        return self.elsewhere.get(role, self.repository)
+
+
+def get(name: str, kind: Kind | None = None) -> ModelEntry:
+    """Look a model up.
+
+    Raises:
+        ConfigError: no such model, or one of another kind; lists the names that would do.
+    """
+    entry = _ENTRIES.get(name)
+    if entry is not None and kind in (None, entry.kind):
+        return entry
+    known = names(kind)
+    what = kind or "model"
+    if entry is not None:
+        raise ConfigError(
+            f"{name!r} is a {entry.kind}, expected a {what}; known are {', '.join(known)}"
+        )
+    hint = did_you_mean(name, known)
+    raise ConfigError(f"unknown {what} {name!r}{hint}; known are {', '.join(known)}")
+
+
+def names(kind: Kind | None = None) -> list[str]:
+    """Names of all models, or of all of one kind, in the order of the registry."""
+    return [entry.name for entry in _ENTRIES.values() if kind in (None, entry.kind)]
+
+
+def _packaged() -> Iterator[ModelEntry]:
+    weights = {"weights": "model.safetensors", "config": "config.json"}
+    with_tokenizer = {**weights, "tokenizer": "bpe.model"}
+    marian = {
+        **weights,
+        "generation": "generation_config.json",
+        "source": "source.spm",
+        "target": "target.spm",
+        "vocabulary": "vocab.json",
+    }
+    rows: tuple[tuple[str, Kind, dict[str, str], str], ...] = (
+        ("demo-dalle", "decoder", with_tokenizer, "draws Suprematist pictures of 128 px"),
+        ("demo-vqgan", "vqgan", weights, "16x16 tokens to 128 px, trained on Suprematist pictures"),
+        ("demo-ruclip", "scorer", with_tokenizer, "scores Suprematist pictures"),
+        ("demo-realesrgan-x2", "upscaler", weights, "128 to 256 px, for Suprematist pictures"),
+        ("demo-marian", "translator", marian, "English to Russian, about Suprematist pictures"),
+    )
+    for name, kind, files, about in rows:
+        yield ModelEntry(name, kind, about, _frozen(**files), licence="Apache-2.0", packaged=name)
+
+
+_XL = _frozen(
+    num_layers=24, hidden_size=2048, num_heads=16, text_vocab_size=16384 + 128, text_length=128,
+    image_vocab_size=8192, image_height=32, image_width=32,
+)  # fmt: skip
+_XXL = _frozen(**{**_XL, "num_layers": 64, "hidden_size": 3840, "num_heads": 60})
+
+
+def _decoders() -> Iterator[ModelEntry]:
+    rows = (
+        ("malevich-v3", "sberbank-ai/rudalle-Malevich", "pytorch_model_v3.bin", _XL, "v3",
+         "ruDALL-E Malevich (XL), 1.3 billion parameters"),
+        ("malevich-v2", "sberbank-ai/rudalle-Malevich", "pytorch_model_v2.bin", _XL, "v2",
+         "ruDALL-E Malevich (XL), the earlier checkpoint"),
+        ("emojich", "sberbank-ai/rudalle-Emojich", "pytorch_model.bin", _XL, "v2",
+         "Malevich tuned to draw emoji"),
+        ("surrealist-xl", "shonenkov-AI/rudalle-xl-surrealist", "pytorch_model.bin", _XL, "v3",
+         "Malevich tuned to surrealism"),
+        ("kandinsky-12b", "sberbank-ai/rudalle-Kandinsky", "pytorch_model.bin", _XXL, "v3",
+         "ruDALL-E Kandinsky (XXL), 12 billion parameters"),
+    )  # fmt: skip
+    for name, repository, filename, sizes, version, about in rows:
+        yield ModelEntry(
+            name, "decoder", about, _frozen(weights=filename, tokenizer="bpe.model"), repository,
+            elsewhere=_frozen(tokenizer=UTILS), architecture=_frozen(**sizes, version=version),
+        )  # fmt: skip
+
+
+def _vqgans() -> Iterator[ModelEntry]:
+    sizes = dict(
+        resolution=256, ch=128, ch_mult=(1, 1, 2, 4), num_res_blocks=2,
+        attention_resolutions=(32,), z_channels=256, embed_dim=256, n_embed=8192,
+    )  # fmt: skip
+    for name, middle, dwt, about in (
+        ("vqgan-f8", "", False, "32x32 tokens to 256 px"),
+        ("vqgan-f8-dwt", "-dwt", True, "32x32 tokens to 512 px through a wavelet transform"),
+    ):
+        yield ModelEntry(
+            name, "vqgan", about, _frozen(weights=f"vqgan.gumbelf8-sber{middle}.model.ckpt"),
+            UTILS, architecture=_frozen(**sizes, dwt=dwt),
+        )  # fmt: skip
+
+
+_CLIP_BASE = _frozen(
+    embed_dim=512, vision_layers=12, vision_width=768, context_length=77, vocab_size=49408,
+    transformer_width=512, transformer_heads=8, transformer_layers=12,
+)  # fmt: skip
+_CLIP_LARGE = _frozen(
+    embed_dim=768, vision_layers=24, vision_width=1024, context_length=77, vocab_size=49408,
+    transformer_width=768, transformer_heads=12, transformer_layers=12,
+)  # fmt: skip
+
+
+def _scorers() -> Iterator[ModelEntry]:
+    files = _frozen(weights="pytorch_model.bin", config="config.json", tokenizer="bpe.model")
+    for size, sizes, patch, side in (
+        ("base", _CLIP_BASE, 32, 224),
+        ("base", _CLIP_BASE, 16, 224),
+        ("large", _CLIP_LARGE, 14, 224),
+        ("large", _CLIP_LARGE, 14, 336),
+        ("base", _CLIP_BASE, 32, 384),
+        ("base", _CLIP_BASE, 16, 384),
+    ):
+        name = f"ruclip-vit-{size}-patch{patch}-{side}"
+        yield ModelEntry(
+            name, "scorer", f"ruCLIP {size}, patches of {patch} px in {side} px", files,
+            f"sberbank-ai/{name}",
+            architecture=_frozen(**sizes, vision_patch_size=patch, image_resolution=side),
+        )  # fmt: skip
+
+
+def _upscalers() -> Iterator[ModelEntry]:
+    for scale in (2, 4, 8):
+        yield ModelEntry(
+            f"realesrgan-x{scale}", "upscaler", f"Real-ESRGAN, pictures {scale} times the side",
+            _frozen(weights=f"RealESRGAN_x{scale}.pth"), "sberbank-ai/Real-ESRGAN",
+            architecture=_frozen(scale=scale, num_features=64, num_blocks=23, growth=32),
+            licence="not stated on the model page (code: BSD-3-Clause)",
+        )  # fmt: skip
+
+
+def _translators() -> Iterator[ModelEntry]:
+    files = _frozen(
+        weights="pytorch_model.bin", config="config.json", generation="generation_config.json",
+        source="source.spm", target="target.spm", vocabulary="vocab.json",
+        tokenizer="tokenizer_config.json",
+    )  # fmt: skip
+    yield ModelEntry(
+        "opus-mt-en-ru", "translator", "English to Russian, any text", files,
+        "Helsinki-NLP/opus-mt-en-ru", licence="Apache-2.0",
+    )  # fmt: skip
+
+
+_ENTRIES: Mapping[str, ModelEntry] = MappingProxyType(
+    {
+        entry.name: entry
+        for group in (_packaged, _decoders, _vqgans, _scorers, _upscalers, _translators)
+        for entry in group()
+    }
+)
