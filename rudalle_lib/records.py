@@ -19,7 +19,6 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
@@ -292,7 +291,6 @@ _ARROW_TYPES = {
 }
 
 
-@cache
 def schema(record: type[Any]) -> pa.Schema:
     """The Arrow schema of a record type, with the columns' descriptions as field metadata."""
     hints = get_type_hints(record, include_extras=True)

@@ -1,31 +1,281 @@
-"""Files on any fsspec URL: the only module that imports fsspec.
+"""Files below one folder or fsspec URL: the only module that imports fsspec.
 
-A path without a scheme is a local path. S3 (`s3://bucket/key`, through s3fs) takes its endpoint
+Objects appear whole or not at all: locally by writing to a temporary name (in `.tmp/`, which is
+never listed) and renaming, elsewhere by a single put or a completed multipart upload.
+
+A path without a scheme is a local path. S3 (`s3://bucket/prefix`, through s3fs) takes its endpoint
 and credentials from the standard environment variables: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION.
+AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION; without them, from wherever botocore looks.
 """
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit, urlunsplit
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from rudalle_lib.errors import StorageError
+from rudalle_lib.storage_errors import clear_errors, public_url
+
+__all__ = ["Storage", "open_input", "public_url", "read_text"]
+
+#: Where local files are written before they are renamed into place.
+TEMPORARY_FOLDER = ".tmp"
+
+S3_PROTOCOLS = ("s3", "s3a")
+
+#: Bytes that are read ahead of a remote table.
+READ_AHEAD = 8 * 2**20
 
 
-def public_url(url: str) -> str:
-    """The URL without user name, password, query and fragment, for logs and manifests."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+class Storage:
+    """The files below `url`, a folder or any fsspec URL, by paths relative to it.
+
+    `options` go to the fsspec file system, over those that the environment gives. Paths are
+    relative, with `/`, and may not leave the root. Every method raises `StorageError`, in one
+    sentence, where the storage refuses.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
+        self._file_system, self._root = _connect(url, options)
+        self._local = isinstance(self._file_system, LocalFileSystem)
+
+    # --- names -------------------------------------------------------------------------------
+
+    def url(self, path: str = "") -> str:
+        """The whole URL of a path (for a local folder its absolute path), without a final slash."""
+        full = self._full(path)
+        return full if self._local else str(self._file_system.unstrip_protocol(full))
+
+    def public_path(self, path: str = "") -> str:
+        """As `url`, fit for logs, manifests and people: without credentials and query strings."""
+        return public_url(self.url(path))
+
+    def relative(self, uri: str) -> str:
+        """The path of something below the root, from its whole URL; the inverse of `url`."""
+        prefix = self.url() + "/"
+        if not uri.startswith(prefix):
+            raise StorageError(f"{public_url(uri)} does not lie in {self.public_path()}.")
+        return uri.removeprefix(prefix)
+
+    # --- bytes -------------------------------------------------------------------------------
+
+    def read_bytes(self, path: str) -> bytes:
+        """The content of a file; it must exist."""
+        with clear_errors("read", self.url(path)):
+            return bytes(self._file_system.cat_file(self._full(path)))
+
+    def read_bytes_if_any(self, path: str) -> bytes | None:
+        """The content of a file, None where there is no such file: one request, not two."""
+        with clear_errors("read", self.url(path)):
+            try:
+                return bytes(self._file_system.cat_file(self._full(path)))
+            except (FileNotFoundError, NotADirectoryError) as error:
+                if "NoSuchBucket" in str(getattr(error.__cause__, "response", "")):
+                    raise
+                return None
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Write or replace a whole file; a reader sees the old or the new one, never a part."""
+        with clear_errors("write", self.url(path)):
+            self._put(path, content)
+
+    def _put(self, path: str, content: bytes) -> None:
+        if self._local:
+            self._write_local(Path(self._full(path)), content)
+        else:
+            self._file_system.pipe_file(self._full(path), content)
+
+    def _write_local(self, target: Path, content: bytes) -> None:
+        temporary = Path(self._root, TEMPORARY_FOLDER, uuid.uuid4().hex)
+        try:
+            _write_new(temporary, content)
+            try:
+                os.replace(temporary, target)
+            except FileNotFoundError:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    # --- Parquet -----------------------------------------------------------------------------
+
+    def write_table(
+        self, path: str, table: pa.Table, metadata: Mapping[str, str] | None = None
+    ) -> bytes:
+        """Write a table as Parquet, with `metadata` in its schema; returns the bytes written."""
+        own = {**(table.schema.metadata or {}), **_encoded(metadata or {})}
+        sink = pa.BufferOutputStream()
+        with clear_errors("write", self.url(path)):
+            pq.write_table(table.replace_schema_metadata(own), sink, compression="zstd")
+        content = bytes(sink.getvalue())
+        self.write_bytes(path, content)
+        return content
+
+    def read_table(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read a Parquet file, or some columns of it."""
+        content = self.read_bytes(path)
+        with clear_errors("read", self.url(path)):
+            return _parquet(pa.BufferReader(content)).read(columns)
+
+    def read_metadata(self, path: str) -> dict[str, str] | None:
+        """The schema metadata of a Parquet file, read from its end; None where there is none.
+
+        A file that is not whole Parquet counts as absent: whoever asks has to make it anew.
+        """
+        with clear_errors("read", self.url(path)):
+            try:
+                with self._file_system.open(self._full(path), "rb") as stream:
+                    metadata = pq.read_schema(stream).metadata or {}
+            except (FileNotFoundError, pa.ArrowException, EOFError):
+                return None
+            except OSError as error:
+                if error.errno is not None:
+                    raise
+                return None  # Arrow's own complaint about what it read
+        items = ((key.decode(), value.decode()) for key, value in metadata.items())
+        return {key: value for key, value in items if key != "ARROW:schema"}
+
+    # --- folders -----------------------------------------------------------------------------
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file (or folder) of this name."""
+        with clear_errors("look for", self.url(path)):
+            return bool(self._file_system.exists(self._full(path)))
+
+    def list(self, folder: str = "") -> list[str]:
+        """The paths of all files below a folder, sorted; empty where there is no such folder."""
+        with clear_errors("list", self.url(folder)):
+            full = self._full(folder)
+            found = _walk(full) if self._local else self._file_system.find(full)
+        paths = (name[len(self._root) + 1 :] for name in found)
+        return sorted(path for path in paths if not path.startswith(TEMPORARY_FOLDER + "/"))
+
+    def size(self, path: str) -> int:
+        """The size of a file in bytes."""
+        with clear_errors("read", self.url(path)):
+            return int(self._file_system.size(self._full(path)))
+
+    def delete(self, path: str) -> None:
+        """Delete a file; nothing happens where there is none."""
+        with clear_errors("delete", self.url(path)):
+            try:
+                self._file_system.rm_file(self._full(path))
+            except FileNotFoundError:
+                return
+
+    def check_writable(self) -> None:
+        """Write, read back, list and delete a small file, before any work is done for nothing.
+
+        Raises `StorageError`: no bucket, no answer, wrong credentials, no permission, a file where
+        a folder should be ...
+        """
+        probe = f"{TEMPORARY_FOLDER}/probe-{uuid.uuid4().hex}"
+        with clear_errors("write to", self.url()):
+            self._put(probe, b"rudalle-flows")
+            self._file_system.cat_file(self._full(probe))
+        self.list("shards")
+        self.delete(probe)
+
+    def delete_temporary(self) -> None:
+        """Delete what killed writers left behind; only for who is sure to be alone."""
+        if self._local:
+            shutil.rmtree(Path(self._root, TEMPORARY_FOLDER), ignore_errors=True)
+
+    def _full(self, path: str) -> str:
+        parts = PurePosixPath(path).parts
+        if path.startswith("/") or ".." in parts:
+            raise StorageError(f"Paths must stay below {public_url(self._root)}, found {path!r}.")
+        return "/".join([self._root, *(part for part in parts if part != ".")])
 
 
 def read_text(path_or_url: str, what: str = "file") -> str:
-    """Read a small UTF-8 text; `what` names it in errors."""
+    """Read a small UTF-8 text from any path or URL; `what` names it in errors."""
+    with clear_errors(f"read the {what}", path_or_url):
+        file_system, path = _connect(path_or_url)
+        try:
+            return str(file_system.cat_file(path).decode("utf-8"))
+        except UnicodeDecodeError:
+            raise StorageError(f"The {what} {public_url(path_or_url)} is not UTF-8 text.") from None
+
+
+@contextmanager
+def open_input(url: str) -> Iterator[BinaryIO]:
+    """Open any path or URL for reading in pieces; a seekable stream, closed at the end."""
+    with clear_errors("read", url):
+        file_system, path = _connect(url)
+        if isinstance(file_system, LocalFileSystem):
+            stream = file_system.open(path, "rb")
+        else:
+            stream = file_system.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+    with stream:
+        yield stream
+
+
+def _connect(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it."""
+    with clear_errors("open", url):
+        protocol = url.partition("://")[0] if "://" in url else "file"
+        given = {**_options_from_environment(protocol), **(options or {})}
+        file_system, path = fsspec.core.url_to_fs(url, **given)
+        if protocol in S3_PROTOCOLS and not path.strip("/"):
+            raise StorageError(f"{public_url(url)} names no bucket; expected s3://bucket/prefix.")
+        return file_system, path.rstrip("/")
+
+
+def _options_from_environment(protocol: str) -> dict[str, Any]:
+    """Options of the file system of a protocol; fsspec keeps one instance per set of options."""
+    if protocol not in S3_PROTOCOLS:
+        return {}
+    environment = os.environ
+    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    return {
+        "endpoint_url": environment.get("AWS_ENDPOINT_URL_S3")
+        or environment.get("AWS_ENDPOINT_URL"),
+        "key": environment.get("AWS_ACCESS_KEY_ID"),
+        "secret": environment.get("AWS_SECRET_ACCESS_KEY"),
+        "token": environment.get("AWS_SESSION_TOKEN"),
+        "client_kwargs": {"region_name": region} if region else {},
+        "config_kwargs": {"connect_timeout": 10, "read_timeout": 60},
+        "use_listings_cache": False,  # other workers write to the same folder
+    }
+
+
+def _write_new(path: Path, content: bytes) -> None:
     try:
-        with fsspec.open(path_or_url, "rb") as stream:
-            return str(stream.read().decode("utf-8"))
-    except OSError as error:
-        raise StorageError(f"Cannot read the {what} {public_url(path_or_url)}: {error}.") from None
+        path.write_bytes(content)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _encoded(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
+    return {key.encode(): value.encode() for key, value in metadata.items()}
+
+
+def _parquet(source: Any) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(source)
+    except pa.ArrowException as error:
+        raise ValueError(f"it is not a whole Parquet file ({error})") from None
+
+
+def _walk(folder: str) -> Iterator[str]:
+    for parent, _, names in os.walk(folder, onerror=_raise_unless_missing):
+        for name in names:
+            yield f"{parent}/{name}"
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

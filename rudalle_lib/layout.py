@@ -1,0 +1,66 @@
+"""The names of everything in the output folder, relative to it."""
+
+from __future__ import annotations
+
+from rudalle_lib.digests import digest_of
+
+RUN_MANIFEST = "run.json"
+CARD = "README.md"
+PLAN_FOLDER = "plan"
+STAGES_FOLDER = "stages"
+IMAGES_FOLDER = "data/images"
+METADATA_FOLDER = "data/metadata"
+REJECTS_FOLDER = "rejects"
+SHARDS_FOLDER = "shards"
+GALLERY_FOLDER = "gallery"
+
+
+def shard_name(index: int) -> str:
+    """The name of a shard in every file name: five digits or more."""
+    return f"{index:05d}"
+
+
+def plan_path(index: int) -> str:
+    """The frozen prompts of a shard."""
+    return f"{PLAN_FOLDER}/{shard_name(index)}.parquet"
+
+
+def stage_path(stage: str, index: int) -> str:
+    """What a stage made of a shard."""
+    return f"{STAGES_FOLDER}/{stage}/{shard_name(index)}.parquet"
+
+
+def image_path(index: int, image_id: str, image_format: str) -> str:
+    """A published image; `image_format` is png, webp or jpeg."""
+    suffix = {"jpeg": "jpg"}.get(image_format, image_format)
+    return f"{IMAGES_FOLDER}/{shard_name(index)}/{image_id}.{suffix}"
+
+
+def metadata_path(index: int) -> str:
+    """The metadata of a shard's published images."""
+    return f"{METADATA_FOLDER}/{shard_name(index)}.parquet"
+
+
+def rejects_path(index: int) -> str:
+    """What was not published of a shard's prompts and images."""
+    return f"{REJECTS_FOLDER}/{shard_name(index)}.parquet"
+
+
+def plan_rejects_path(public_table_url: str) -> str:
+    """The rows of a prompt table that did not make it into the plan.
+
+    One file a table, named by its URL, because a re-run of the same table finds the same rows
+    again and must replace them, while another table's rows stay.
+    """
+    return f"{REJECTS_FOLDER}/plan-{digest_of(public_table_url)[:8]}.parquet"
+
+
+def shard_manifest_path(index: int) -> str:
+    """The manifest that makes a shard exist."""
+    return f"{SHARDS_FOLDER}/{shard_name(index)}.json"
+
+
+def index_of(path: str) -> int | None:
+    """The shard that a file name such as `plan/00012.parquet` stands for, None for other names."""
+    stem = path.rpartition("/")[2].partition(".")[0]
+    return int(stem) if stem.isascii() and stem.isdigit() and len(stem) >= 5 else None

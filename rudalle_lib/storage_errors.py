@@ -1,0 +1,131 @@
+"""From whatever a file system or object store raises to one clear sentence without secrets."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+from rudalle_lib.errors import StorageError
+
+#: Environment variables whose values must never be shown.
+SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+
+#: S3 error codes that mean the credentials themselves are wrong.
+WRONG_CREDENTIALS = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "AuthFailure",
+    "UnrecognizedClientException",
+    "AuthorizationHeaderMalformed",
+}
+EXPIRED_CREDENTIALS = {"ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired"}
+
+
+def public_url(url: str) -> str:
+    """The URL without user name, password, query and fragment, for logs and manifests."""
+    if "://" not in url:
+        return url
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+@contextlib.contextmanager
+def clear_errors(action: str, url: str) -> Iterator[None]:
+    """Turn the errors of a block into `StorageError`; `action` as in "write", "list".
+
+    The sentence says what could not be done, where, why, and what to do about it.
+    """
+    try:
+        yield
+    except (StorageError, MemoryError):
+        raise
+    except Exception as error:
+        raise StorageError(f"Cannot {action} {public_url(url)}: {_reason(error, url)}.") from None
+
+
+def _reason(error: Exception, url: str) -> str:
+    code = _s3_code(error)
+    s3 = url.startswith(("s3://", "s3a://"))
+    if s3 and (code is not None or _is_botocore(error)):
+        return _s3_reason(error, code, url)
+    if s3 and "nvalid endpoint" in str(error):
+        return "AWS_ENDPOINT_URL is not a URL; expected for example http://127.0.0.1:8333"
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder, a file was expected"
+    if isinstance(error, NotADirectoryError | FileExistsError):
+        return "a file is in the way where a folder was expected"
+    if isinstance(error, PermissionError):
+        return "permission denied; check the owner and mode of the folder"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space and run again"
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return "the file system is read-only"
+    if isinstance(error, ImportError):
+        scheme = url.partition("://")[0]
+        return f"the Python package for {scheme}:// is not installed ({masked(str(error))})"
+    if isinstance(error, ValueError) and "rotocol" in str(error):
+        return "unknown kind of URL; expected a folder, s3://bucket/prefix or another fsspec URL"
+    return _own_words(error)
+
+
+def _s3_code(error: BaseException) -> str | None:
+    """The S3 error code of a botocore error, also behind the exception that s3fs made of it."""
+    for candidate in (error, error.__cause__):
+        response = getattr(candidate, "response", None)
+        if isinstance(response, dict):
+            return str(response.get("Error", {}).get("Code"))
+    return None
+
+
+def _is_botocore(error: BaseException) -> bool:
+    return type(error).__module__.startswith(("botocore", "aiobotocore"))
+
+
+def _s3_reason(error: Exception, code: str | None, url: str) -> str:
+    bucket = urlsplit(url).netloc
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    server = f"the S3 server at {public_url(endpoint)}" if endpoint else "Amazon S3"
+    kind = type(error).__name__
+    if code == "NoSuchBucket":
+        return f"there is no bucket {bucket!r} on {server}; create it or correct the URL"
+    if code in ("NoSuchKey", "404"):
+        return "it does not exist"
+    if code in WRONG_CREDENTIALS:
+        return (
+            f"{server} does not accept the credentials; check AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN"
+        )
+    if code in EXPIRED_CREDENTIALS:
+        return f"{server} says that the credentials have expired ({code}); renew them"
+    if code in ("AccessDenied", "403", "AllAccessDisabled"):
+        return (
+            f"{server} denies access; check the credentials in AWS_ACCESS_KEY_ID and "
+            f"AWS_SECRET_ACCESS_KEY and what they may do in bucket {bucket!r}"
+        )
+    if kind in ("NoCredentialsError", "PartialCredentialsError"):
+        return "no S3 credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    if kind in ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError"):
+        return f"{server} does not answer; check AWS_ENDPOINT_URL and the network"
+    if code in ("SlowDown", "ServiceUnavailable", "503"):
+        return f"{server} asks to slow down; try again later"
+    return f"{server} answered: {_own_words(error)}"
+
+
+def _own_words(error: BaseException) -> str:
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return masked(" ".join(words.split()).rstrip(".")) or type(error).__name__
+
+
+def masked(text: str) -> str:
+    """The text with every secret of the environment replaced by stars."""
+    for name in SECRET_VARIABLES:
+        secret = os.environ.get(name)
+        if secret:
+            text = text.replace(secret, "***")
+    return text
