@@ -10,7 +10,7 @@ in the README measure composition, not memory.
 
 import random
 from dataclasses import dataclass
-from typing import Literal
+from functools import cache
 
 SHAPES = ("square", "circle", "triangle", "cross", "bar")
 COLOURS = ("red", "blue", "yellow", "green", "orange", "violet", "black", "white")
@@ -25,7 +25,6 @@ PICTURE = 128
 STEP, MARGIN, GAP = 4, 4, 8
 """Grid of positions, border left free, and the least distance of two figures, in pixels."""
 
-Relation = Literal["left_of", "right_of", "above", "below"]
 Combination = tuple[str, str, str]
 
 
@@ -68,11 +67,13 @@ class Placement:
         return self.left + self.width / 2, self.top + self.height / 2
 
 
+@cache
 def all_combinations() -> tuple[Combination, ...]:
     """Every (shape, colour, ground) that can be seen: the colour differs from the ground."""
     return tuple((s, c, g) for s in SHAPES for c in COLOURS for g in GROUNDS if c != g)
 
 
+@cache
 def is_held_out(combination: Combination) -> bool:
     """Whether a (shape, colour, ground) is kept out of all training (30 of 150)."""
     shape, colour, ground = combination

@@ -1,0 +1,185 @@
+"""Train the demo decoder: Russian captions to 16 x 16 VQ-GAN tokens, 7 layers of 256.
+
+The layer pattern, sandwich norms and loss are those of ruDALL-E. Seven layers, because then the last
+one is a convolution layer, as in the published depths.
+
+    python -m rudalle_lib.training.decoder --work runs/decoder \\
+        --vqgan rudalle_lib/demo/weights/demo-vqgan --out rudalle_lib/demo/weights/demo-dalle
+"""
+
+import argparse
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rudalle_lib.demo.captions import caption_variant, russian_caption
+from rudalle_lib.demo.drawing import draw_scene
+from rudalle_lib.demo.scenes import Scene, random_scene
+from rudalle_lib.models.dalle import Dalle, DalleConfig
+from rudalle_lib.models.vqgan import VqGan
+from rudalle_lib.tokenizer import Tokenizer
+from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.tokenizer import train_tokenizer
+from rudalle_lib.training.vqgan import load_vqgan, to_float
+
+TEXT_LENGTH, PIECES, CODES, GRID = 24, 384, 512, 16
+BATCH, RATE, WARMUP = 16, 1.2e-3, 150
+CANONICAL_SHARE = 0.7
+
+
+def make_config(pieces: int) -> DalleConfig:
+    """The demo decoder's architecture for a tokenizer of so many pieces."""
+    return DalleConfig(
+        num_layers=7,
+        hidden_size=256,
+        num_heads=4,
+        text_vocab_size=pieces + TEXT_LENGTH,
+        text_length=TEXT_LENGTH,
+        image_vocab_size=CODES,
+        image_height=GRID,
+        image_width=GRID,
+    )
+
+
+def scene_of(seed: int, index: int) -> tuple[Scene, random.Random]:
+    """Training scene number `index` and the generator that goes on to draw it."""
+    rng = random.Random(f"{seed}/{index}")
+    return random_scene(rng, single_share=0.35), rng
+
+
+def caption_of(scene: Scene, rng: random.Random) -> str:
+    """A training caption: mostly the canonical one."""
+    return russian_caption(scene) if rng.random() < CANONICAL_SHARE else caption_variant(scene, rng)
+
+
+def train_caption_tokenizer(work: Path, seed: int) -> Path:
+    """Train (once) the BPE model on captions of seen scenes; the published file format."""
+    path = work / "bpe.model"
+    if not path.exists():
+        rng = random.Random(seed)
+        lines = [f(scene_of(seed, i)[0], rng) for i in range(20_000) for f in (caption_of,)]
+        text = work / "captions.txt"
+        text.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        train_tokenizer(text, path, PIECES)
+    return path
+
+
+@torch.no_grad()
+def token_table(work: Path, vqgan: VqGan, count: int, seed: int) -> NDArray[np.int16]:
+    """Tokens of the first `count` training scenes, int16 [count, 256]; kept in the work folder."""
+    path = work / f"tokens-{count}.npy"
+    if path.exists():
+        return np.asarray(np.load(path))
+    parts = []
+    for start in range(0, count, 64):
+        drawn = [draw_scene(*scene_of(seed, i)) for i in range(start, min(start + 64, count))]
+        with torch.autocast("cpu", torch.bfloat16):
+            features = vqgan.encode_features(to_float(np.stack(drawn)))
+        tokens = vqgan.code_logits(features.float()).argmax(1)
+        parts.append(tokens.flatten(1).to(torch.int16).numpy())
+    table = np.concatenate(parts)
+    np.save(path, table)
+    return table
+
+
+def batches(
+    table: NDArray[np.int16], tokenizer: Tokenizer, seed: int, first: int, last: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Text ids int64 [B, 24] and image tokens int64 [B, 256] of steps `first` to `last`."""
+    per_epoch = len(table) // BATCH
+    for step in range(first, last):
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng((seed, epoch)).permutation(len(table))
+        rows = order[place * BATCH : (place + 1) * BATCH]
+        rng = random.Random(f"{seed}/captions/{step}")
+        captions = [caption_of(scene_of(seed, int(row))[0], rng) for row in rows]
+        text = [tokenizer.encode_text(caption, TEXT_LENGTH).ids for caption in captions]
+        yield torch.tensor(text), torch.from_numpy(table[rows].astype(np.int64))
+
+
+def train(
+    work: Path, table: NDArray[np.int16], tokenizer: Tokenizer, steps: int, seed: int, compile: bool
+) -> tuple[Dalle, float]:
+    """Train or resume; returns the averaged decoder and the minutes it took."""
+    torch.manual_seed(seed)
+    model = Dalle(make_config(tokenizer.vocab_size))
+    model.init_weights(embedding_std=0.5, position_std=0.3, branch_gain=0.3)
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(model), lr=RATE, betas=(0.9, 0.95), fused=True
+    )
+    average = WeightAverage(model, 0.998)
+    run, first = TrainingRun(work), 0
+    if state := run.resume():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.values, first = state["average"], state["step"]
+    loss_of = torch.compile(model.loss) if compile else model.loss
+    for step, (text, image) in enumerate(batches(table, tokenizer, seed, first, steps), first):
+        set_learning_rate(optimizer, RATE * cosine(step, steps, WARMUP))
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(text, image)
+        optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update(model, step)
+        if step % 50 == 0:
+            run.log(step=step, text=loss.text.item(), image=loss.image.item())
+        run.save(step + 1, force=step + 1 == steps, model=model.state_dict(),
+                 optimizer=optimizer.state_dict(), average=average.values)
+    model.load_state_dict(average.state_dict(model))
+    return model.eval(), run.minutes
+
+
+def _parameter_groups(model: nn.Module) -> list[dict[str, object]]:
+    """Weight decay for matrices, none for norms, biases and embeddings."""
+    decayed = [p for n, p in model.named_parameters() if p.dim() > 1 and "embedding" not in n]
+    others = [p for n, p in model.named_parameters() if p.dim() <= 1 or "embedding" in n]
+    return [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: tokenizer, token table, training, export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--scenes", type=int, default=48_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="needs a C++ compiler; twice as fast")
+    options = parser.parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    bpe = train_caption_tokenizer(options.work, options.seed)
+    tokenizer = Tokenizer.load(bpe)
+    table = token_table(options.work, load_vqgan(options.vqgan), options.scenes, options.seed)
+    model, minutes = train(
+        options.work, table, tokenizer, options.steps, options.seed, options.compile
+    )
+    card = [
+        "# demo-dalle",
+        "",
+        "ruDALL-E decoder of the Suprematist demo: 7 layers, 256 wide, 4 heads, 24 text positions,",
+        "16 x 16 image tokens; v3 layout; stored in float16.",
+        "",
+        f"- data: {options.scenes} drawn scenes with Russian captions, held-out combinations excluded",
+        f"- command: `python -m rudalle_lib.training.decoder --steps {options.steps} "
+        f"--scenes {options.scenes} --seed {options.seed}`",
+        f"- minutes on 2 CPU cores: {minutes:.0f}",
+        "- figures: `rudalle_lib/demo/quality.json`",
+    ]
+    tensors = {name: value.half() for name, value in model.state_dict().items()}
+    export(options.out, tensors, asdict(model.config), card)
+    shutil.copy(bpe, options.out / "bpe.model")
+    TrainingRun(options.work).log(exported=str(options.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Train the demo VQ-GAN: 128-px Suprematist pictures to 16 x 16 tokens of 512 codes, and back.
+
+The codebook is learnt by nearest neighbours with exponential moving averages (van den Oord et al.,
+arXiv 1711.00937, appendix), started by k-means and with dead codes replaced, which is steadier on
+small data than Gumbel noise. It is then written in the published Gumbel form, where the encoder's
+choice is an argmax over logits: with logits = 2 e.z - |e|^2 that argmax is the nearest neighbour.
+An entropy price, lambda * log p(code), joins the bias at the end: of several near-equal codes for a
+flat ground the most frequent one is taken, so the decoder need not predict a coin toss.
+
+    python -m rudalle_lib.training.vqgan --work runs/vqgan --out rudalle_lib/demo/weights/demo-vqgan
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from rudalle_lib.demo.drawing import draw_scene
+from rudalle_lib.demo.scenes import random_scene
+from rudalle_lib.models.vqgan import VqGan, VqGanConfig
+from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+
+CONFIG = VqGanConfig(
+    resolution=128,
+    ch=16,
+    ch_mult=(1, 2, 4, 8),
+    num_res_blocks=1,
+    attention_resolutions=(),
+    z_channels=32,
+    embed_dim=32,
+    n_embed=512,
+    norm_groups=8,
+)
+UNQUANTISED_STEPS = 200
+CROP_BATCH, FULL_BATCH = 16, 8
+CROP_RATE, FULL_RATE = 1e-3, 6e-4
+
+
+class EmaCodebook(nn.Module):
+    """Codes that follow the mean of the features assigned to them."""
+
+    codes: Tensor
+    counts: Tensor
+    sums: Tensor
+
+    def __init__(self, n_embed: int, dim: int, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("codes", torch.randn(n_embed, dim))
+        self.register_buffer("counts", torch.ones(n_embed))
+        self.register_buffer("sums", torch.randn(n_embed, dim))
+
+    def nearest(self, flat: Tensor) -> Tensor:
+        """Index of the nearest code of float [M, dim] features; int64 [M]."""
+        return (flat @ self.codes.T * 2 - self.codes.pow(2).sum(1)).argmax(1)
+
+    @torch.no_grad()
+    def start(self, flat: Tensor, generator: torch.Generator, rounds: int = 12) -> None:
+        """K-means++ on float [M, dim] features."""
+        chosen = [flat[torch.randint(len(flat), (1,), generator=generator)]]
+        distance = (flat - chosen[0]).pow(2).sum(1)
+        for _ in range(len(self.codes) - 1):
+            pick = torch.multinomial(distance + 1e-8, 1, generator=generator)
+            chosen.append(flat[pick])
+            distance = torch.minimum(distance, (flat - flat[pick]).pow(2).sum(1))
+        self.codes.copy_(torch.cat(chosen))
+        for _ in range(rounds):
+            counts, sums = self._totals(flat)
+            used = counts > 0
+            self.codes[used] = sums[used] / counts[used, None]
+        self.counts.copy_(counts.clamp(min=1))
+        self.sums.copy_(self.codes * self.counts[:, None])
+
+    @torch.no_grad()
+    def follow(self, flat: Tensor, generator: torch.Generator) -> None:
+        """Move the codes towards their features; codes that nobody uses restart at a feature."""
+        counts, sums = self._totals(flat)
+        self.counts.lerp_(counts, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        dead = self.counts < 0.03
+        if dead.any():
+            picks = torch.randint(len(flat), (int(dead.sum()),), generator=generator)
+            self.sums[dead] = flat[picks]
+            self.counts[dead] = 1.0
+        self.codes.copy_(self.sums / self.counts[:, None])
+
+    def _totals(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        index = self.nearest(flat)
+        counts = torch.zeros(len(self.codes)).index_add_(0, index, torch.ones(len(flat)))
+        return counts, torch.zeros_like(self.codes).index_add_(0, index, flat)
+
+
+def pictures(rng: random.Random, count: int, crop: int | None = None) -> Tensor:
+    """Random pictures of seen combinations; float [count, 3, side, side] in [-1, 1]."""
+    drawn = []
+    while len(drawn) < count:
+        picture = draw_scene(random_scene(rng, single_share=0.25), rng)
+        if crop is None:
+            drawn.append(picture)
+            continue
+        x, y = rng.randrange(129 - crop), rng.randrange(0, 129 - crop)
+        window = picture[y // 4 * 4 :, x // 4 * 4 :][:crop, :crop]
+        if window.std(axis=(0, 1)).max() > 4 or rng.random() < 0.05:
+            drawn.append(window)
+    return to_float(np.stack(drawn))
+
+
+def to_float(images: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, 3] to float [B, 3, H, W] in [-1, 1], channels last."""
+    batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    return (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
+    """L1, mean square and L1 of the gradients: crisp edges without an adversary."""
+    output = output.float()
+    gradients = sum(
+        (output.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (2, 3)
+    )
+    return F.l1_loss(output, target) + 2 * F.mse_loss(output, target) + 0.5 * gradients
+
+
+def psnr(output: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of pictures in [-1, 1]; float [B]."""
+    error = (output.clamp(-1, 1).float() - target).pow(2).flatten(1).mean(1)
+    return 10 * torch.log10(4 / error.clamp(min=1e-10))
+
+
+def train(work: Path, crop_steps: int, full_steps: int, seed: int) -> tuple[VqGan, EmaCodebook, float]:
+    """Train or resume; returns the averaged network, its codebook and the minutes it took."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = VqGan(CONFIG).to(memory_format=torch.channels_last)
+    for block in (model.encoder.mid.attn_1,):  # codes stay a matter of the neighbourhood
+        nn.init.zeros_(block.proj_out.weight)
+        nn.init.zeros_(block.proj_out.bias)
+        block.requires_grad_(False)
+    book = EmaCodebook(CONFIG.n_embed, CONFIG.embed_dim)
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, lr=CROP_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
+    average = WeightAverage(model, 0.995)
+    run, first = TrainingRun(work), 0
+    if state := run.resume():
+        model.load_state_dict(state["model"])
+        book.load_state_dict(state["book"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.values = state["average"]
+        first = state["step"]
+    for step in range(first, crop_steps + full_steps):
+        cropped = step < crop_steps
+        rate, offset, length = (
+            (CROP_RATE, 0, crop_steps) if cropped else (FULL_RATE, crop_steps, full_steps)
+        )
+        floor = 0.4 if cropped else 0.02
+        set_learning_rate(optimizer, rate * cosine(step - offset, length, 50, floor))
+        rng = random.Random(seed * 1_000_003 + step)
+        images = pictures(rng, CROP_BATCH, 64) if cropped else pictures(rng, FULL_BATCH)
+        loss, output, commitment, used = _step(model, book, images, step, generator)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(learnt, 1.0)
+        optimizer.step()
+        average.update(model, step)
+        if step % 50 == 0:
+            quality = psnr(output.detach(), images).mean().item()
+            run.log(step=step, loss=loss.item(), commitment=commitment, psnr=quality, codes=used)
+        run.save(step + 1, force=step + 1 == crop_steps + full_steps, model=model.state_dict(),
+                 book=book.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+    model.load_state_dict(average.state_dict(model))
+    return model.eval(), book, run.minutes
+
+
+def _step(
+    model: VqGan, book: EmaCodebook, images: Tensor, step: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, float, int]:
+    """Loss, output, commitment and number of codes used of one batch."""
+    with torch.autocast("cpu", torch.bfloat16):
+        features = model.encode_features(images).float()
+    if step < UNQUANTISED_STEPS:
+        quantised, commitment, used = features, torch.zeros(()), 0
+        if step == UNQUANTISED_STEPS - 1:
+            many = pictures(random.Random(step), 96)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                flat = torch.cat([_flat(model.encode_features(part).float()) for part in many.split(8)])
+            book.start(flat, generator)
+    else:
+        flat = _flat(features)
+        index = book.nearest(flat.detach())
+        codes = book.codes[index].view(*features.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+        book.follow(flat.detach(), generator)
+        commitment = F.mse_loss(features, codes)
+        quantised = features + (codes - features).detach()
+        used = int(index.unique().numel())
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model.decode_features(quantised)
+    return reconstruction_loss(output, images) + 0.25 * commitment, output, float(commitment.detach()), used
+
+
+def _flat(features: Tensor) -> Tensor:
+    """[B, dim, h, w] to [B * h * w, dim]."""
+    return features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+
+
+@torch.no_grad()
+def write_gumbel_form(model: VqGan, codes: Tensor, log_price: Tensor | None = None) -> None:
+    """Write a nearest-neighbour codebook [N, dim] into the Gumbel quantiser, with an entropy price [N]."""
+    model.quantize.embed.weight.copy_(codes)
+    model.quantize.proj.weight.copy_(2 * codes[:, :, None, None])
+    model.quantize.proj.bias.copy_(-codes.pow(2).sum(1) + (0 if log_price is None else log_price))
+
+
+@torch.no_grad()
+def set_entropy_price(model: VqGan, codes: Tensor, price: float, images: Tensor, rounds: int = 6) -> float:
+    """Choose codes by distance - price * scale * log p; returns the perplexity of the tokens.
+
+    The scale is the mean squared distance of features from their codes, so the price has no unit.
+    """
+    write_gumbel_form(model, codes)
+    flat = torch.cat([_flat(model.encode_features(part)) for part in images.split(16)])
+    scale = (flat - codes[(flat @ codes.T * 2 - codes.pow(2).sum(1)).argmax(1)]).pow(2).sum(1).mean()
+    log_p = torch.zeros(len(codes))
+    for _ in range(rounds):
+        logits = flat @ codes.T * 2 - codes.pow(2).sum(1) + price * scale * log_p
+        counts = torch.bincount(logits.argmax(1), minlength=len(codes)).float()
+        log_p = ((counts + 0.1) / (counts + 0.1).sum()).log()
+    write_gumbel_form(model, codes, price * scale * log_p)
+    shares = counts / counts.sum()
+    return float(torch.exp(-(shares * (shares + 1e-12).log()).sum()))
+
+
+def load_vqgan(folder: Path) -> VqGan:
+    """The exported network of a weights folder, ready to encode and decode."""
+    model = VqGan(VqGanConfig(**json.loads((folder / "config.json").read_text())))
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+def held_out_pictures(seed: int, count: int) -> tuple[list[object], Tensor]:
+    """Scenes with a held-out combination and their pictures in [-1, 1]."""
+    rng = random.Random(seed)
+    scenes = [random_scene(rng, held_out=True) for _ in range(count)]
+    return list(scenes), to_float(np.stack([draw_scene(scene, rng) for scene in scenes]))
+
+
+@torch.no_grad()
+def round_trip(model: VqGan, images: Tensor, batch: int = 16) -> Tensor:
+    """Pictures after encoding to tokens and decoding again."""
+    return torch.cat([model.decode(model.encode(part)) for part in images.split(batch)])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: train, price the codes, export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--crop-steps", type=int, default=1500)
+    parser.add_argument("--full-steps", type=int, default=1500)
+    parser.add_argument("--price", type=float, default=0.5)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    model, book, minutes = train(options.work, options.crop_steps, options.full_steps, options.seed)
+    _, images = held_out_pictures(7, 256)
+    perplexity = set_entropy_price(
+        model, book.codes, options.price, pictures(random.Random(5), 512)
+    )
+    decibels = float(psnr(round_trip(model, images), images).mean())
+    card = [
+        "# demo-vqgan",
+        "",
+        "Gumbel VQ-GAN f8 of the Suprematist demo: 128-px pictures, 16 x 16 tokens, 512 codes.",
+        "",
+        "- data: pictures drawn by `rudalle_lib.demo.drawing`, held-out combinations excluded",
+        f"- command: `python -m rudalle_lib.training.vqgan --crop-steps {options.crop_steps} "
+        f"--full-steps {options.full_steps} --price {options.price} --seed {options.seed}`",
+        f"- minutes on 2 CPU cores: {minutes:.0f}",
+        f"- reconstruction of held-out combinations: {decibels:.1f} dB (256 pictures)",
+        f"- perplexity of the tokens: {perplexity:.1f}",
+    ]
+    export(options.out, model.state_dict(), asdict(CONFIG), card)
+    TrainingRun(options.work).log(exported=str(options.out), psnr=decibels, perplexity=perplexity)
+
+
+if __name__ == "__main__":
+    main()
