@@ -35,32 +35,35 @@ def draw_scene(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
     return draw_placements(scene.ground, place(scene, rng))
 
 
-def draw_placements(ground: str, placements: tuple[Placement, ...]) -> NDArray[np.uint8]:
-    """Draw placed figures on a ground; uint8 [128, 128, 3]."""
-    picture = np.empty((PICTURE, PICTURE, 3), np.float32)
+def draw_placements(
+    ground: str, placements: tuple[Placement, ...], scale: int = 1
+) -> NDArray[np.uint8]:
+    """Draw placed figures on a ground; uint8 [128 * scale, 128 * scale, 3]."""
+    picture = np.empty((PICTURE * scale, PICTURE * scale, 3), np.float32)
     picture[:] = PALETTE[ground]
     for placed in placements:
-        box = picture[
-            placed.top : placed.top + placed.height, placed.left : placed.left + placed.width
-        ]
-        cover = figure_mask(placed.figure.shape, placed.width, placed.height, placed.angle)
+        left, top = placed.left * scale, placed.top * scale
+        cover = figure_mask(placed.figure.shape, placed.width, placed.height, placed.angle, scale)
+        box = picture[top : top + cover.shape[0], left : left + cover.shape[1]]
         colour = np.asarray(PALETTE[placed.figure.colour], np.float32)
         box += cover[..., None] * (colour - box)
     return np.rint(picture).astype(np.uint8)
 
 
 @lru_cache(maxsize=512)
-def figure_mask(shape: str, width: int, height: int, angle: int = 0) -> NDArray[np.float32]:
-    """Coverage of a figure's bounding box; float32 [height, width] in [0, 1]."""
-    scale = OVERSAMPLING
-    mask = Image.new("L", (width * scale, height * scale))
+def figure_mask(
+    shape: str, width: int, height: int, angle: int = 0, scale: int = 1
+) -> NDArray[np.float32]:
+    """Coverage of a figure's bounding box; float32 [height * scale, width * scale] in [0, 1]."""
+    fine = OVERSAMPLING * scale
+    mask = Image.new("L", (width * fine, height * fine))
     pen = ImageDraw.Draw(mask)
     if shape == "circle":
-        pen.ellipse((0, 0, width * scale - 1, height * scale - 1), fill=255)
+        pen.ellipse((0, 0, width * fine - 1, height * fine - 1), fill=255)
     else:
         for outline in outlines(shape, width, height, angle):
-            pen.polygon([(x * scale - 0.5, y * scale - 0.5) for x, y in outline], fill=255)
-    return np.asarray(mask.reduce(scale), np.float32) / 255
+            pen.polygon([(x * fine - 0.5, y * fine - 0.5) for x, y in outline], fill=255)
+    return np.asarray(mask.reduce(OVERSAMPLING), np.float32) / 255
 
 
 def outlines(

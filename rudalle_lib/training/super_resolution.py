@@ -1,0 +1,116 @@
+"""Train the demo Real-ESRGAN x2: 128-px pictures to 256 px, an RRDBNet of 32 features and 4 blocks.
+
+Half of the inputs are clean renders, half went through the VQ-GAN, whose soft edges are what the
+network meets in a run (the idea of training on realistic degradations is Real-ESRGAN's: Wang et al.,
+arXiv 2107.10833). The loss is L1: figures on plain grounds need no adversary.
+
+    python -m rudalle_lib.training.super_resolution --work runs/upscaler \\
+        --vqgan rudalle_lib/demo/weights/demo-vqgan --out rudalle_lib/demo/weights/demo-realesrgan-x2
+"""
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rudalle_lib.demo.drawing import draw_placements
+from rudalle_lib.demo.scenes import place, random_scene
+from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
+from rudalle_lib.models.vqgan import VqGan
+from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.vqgan import load_vqgan, round_trip, to_float
+
+CONFIG = RrdbNetConfig(scale=2, num_features=32, num_blocks=4, growth=16)
+BATCH, CROP, RATE = 12, 64, 1e-3
+
+
+def pairs(rng: random.Random, count: int, held_out: bool = False) -> tuple[Tensor, Tensor]:
+    """Renders of the same scenes: float [count, 3, 128, 128] and [count, 3, 256, 256] in [0, 1]."""
+    small, large = [], []
+    for _ in range(count):
+        scene = random_scene(rng, held_out)
+        placements = place(scene, rng)
+        small.append(draw_placements(scene.ground, placements))
+        large.append(draw_placements(scene.ground, placements, scale=2))
+    return (to_float(np.stack(small)) + 1) / 2, (to_float(np.stack(large)) + 1) / 2
+
+
+def make_batch(rng: random.Random, vqgan: VqGan) -> tuple[Tensor, Tensor]:
+    """A crop of each picture, half of them through the VQ-GAN."""
+    small, large = pairs(rng, BATCH)
+    half = BATCH // 2
+    soft = (round_trip(vqgan, small[:half] * 2 - 1) + 1) / 2
+    small = torch.cat((soft.float(), small[half:]))
+    inputs, targets = [], []
+    for low, high in zip(small, large, strict=True):
+        x, y = (rng.randrange(0, low.shape[1] - CROP + 1, 2) for _ in range(2))
+        inputs.append(low[:, y : y + CROP, x : x + CROP])
+        targets.append(high[:, 2 * y : 2 * (y + CROP), 2 * x : 2 * (x + CROP)])
+    layout = torch.channels_last
+    return torch.stack(inputs).to(memory_format=layout), torch.stack(targets)
+
+
+def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, float]:
+    """Train or resume; returns the averaged network and the minutes it took."""
+    torch.manual_seed(seed)
+    model = RrdbNet(CONFIG).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99))
+    average = WeightAverage(model, 0.99)
+    run, first = TrainingRun(work), 0
+    if state := run.resume():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.values, first = state["average"], state["step"]
+    for step in range(first, steps):
+        set_learning_rate(optimizer, RATE * cosine(step, steps, 30))
+        inputs, targets = make_batch(random.Random(f"{seed}/{step}"), vqgan)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(inputs)
+        loss = F.l1_loss(output.float(), targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        average.update(model, step)
+        if step % 50 == 0:
+            run.log(step=step, l1=loss.item())
+        run.save(step + 1, force=step + 1 == steps, model=model.state_dict(),
+                 optimizer=optimizer.state_dict(), average=average.values)  # fmt: skip
+    model.load_state_dict(average.state_dict(model))
+    return model.eval(), run.minutes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: train and export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    model, minutes = train(options.work, load_vqgan(options.vqgan), options.steps, options.seed)
+    card = [
+        "# demo-realesrgan-x2",
+        "",
+        "RRDBNet x2 of the Suprematist demo: 32 features, 4 blocks, growth 16; 128 to 256 px.",
+        "",
+        "- data: renders at both sizes, half of the inputs through demo-vqgan; held-out combinations "
+        "excluded",
+        f"- command: `python -m rudalle_lib.training.super_resolution --steps {options.steps} "
+        f"--seed {options.seed}`",
+        f"- minutes on 2 CPU cores: {minutes:.0f}",
+        "- figures: `rudalle_lib/demo/quality.json`",
+    ]
+    export(options.out, model.state_dict(), asdict(CONFIG), card)
+    TrainingRun(options.work).log(exported=str(options.out))
+
+
+if __name__ == "__main__":
+    main()
