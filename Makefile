@@ -26,8 +26,9 @@ install-dev: $(DEV) ## the same with what tests and linting need
 demo: $(BASE) ## install, draw the demo prompts, say where the pictures are
 	@$(BIN)/rudalle-flows run $(CONFIG)
 
-demo-s3: $(DEV) ## the demo again, written to a real S3 server on this machine
-	@$(BIN)/python -m tests.s3_server -- $(BIN)/rudalle-flows run $(CONFIG) --output s3://rudalle-flows/demo
+demo-s3: $(DEV) ## the demo again, written to a real S3 server that this starts and stops
+	@$(BIN)/python -m tests.s3_server -- sh -c '$(BIN)/rudalle-flows run $(CONFIG) --output s3://$$S3_BUCKET/demo \
+	  && $(BIN)/rudalle-flows status s3://$$S3_BUCKET/demo'
 
 test: $(DEV) ## the default tests: no GPU, no published weights
 	@$(BIN)/python -m pytest -q
