@@ -112,9 +112,7 @@ def place(scene: Scene, rng: random.Random) -> tuple[Placement, ...]:
     while True:
         boxes = [_box(figure, rng) for figure in scene.figures]
         placements = tuple(
-            Placement(
-                figure, _free(rng, width), _free(rng, height), width, height, angle
-            )
+            Placement(figure, _free(rng, width), _free(rng, height), width, height, angle)
             for figure, (width, height, angle) in zip(scene.figures, boxes, strict=True)
         )
         if scene.relation is None or _respects(placements, scene.relation):

@@ -20,18 +20,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rudalle_lib.demo.captions import caption_variant, russian_caption
+from rudalle_lib.demo.checker import check
 from rudalle_lib.demo.drawing import draw_scene
 from rudalle_lib.demo.scenes import Scene, random_scene
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.tokenizer import Tokenizer
 from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.samples import sample_pictures
 from rudalle_lib.training.tokenizer import train_tokenizer
 from rudalle_lib.training.vqgan import load_vqgan, to_float
 
 TEXT_LENGTH, PIECES, CODES, GRID = 24, 384, 512, 16
 BATCH, RATE, WARMUP = 16, 1.2e-3, 150
 CANONICAL_SHARE = 0.7
+CHECK_EVERY = 1000
+"""Steps between looks at held-out samples; they are not used to choose anything."""
 
 
 def make_config(pieces: int) -> DalleConfig:
@@ -64,7 +68,7 @@ def train_caption_tokenizer(work: Path, seed: int) -> Path:
     path = work / "bpe.model"
     if not path.exists():
         rng = random.Random(seed)
-        lines = [f(scene_of(seed, i)[0], rng) for i in range(20_000) for f in (caption_of,)]
+        lines = [caption_of(scene_of(seed, index)[0], rng) for index in range(20_000)]
         text = work / "captions.txt"
         text.write_text("\n".join(lines) + "\n", encoding="utf-8")
         train_tokenizer(text, path, PIECES)
@@ -105,15 +109,19 @@ def batches(
 
 
 def train(
-    work: Path, table: NDArray[np.int16], tokenizer: Tokenizer, steps: int, seed: int, compile: bool
+    work: Path,
+    table: NDArray[np.int16],
+    tokenizer: Tokenizer,
+    vqgan: VqGan,
+    steps: int,
+    seed: int,
+    compile: bool,
 ) -> tuple[Dalle, float]:
     """Train or resume; returns the averaged decoder and the minutes it took."""
     torch.manual_seed(seed)
     model = Dalle(make_config(tokenizer.vocab_size))
     model.init_weights(embedding_std=0.5, position_std=0.3, branch_gain=0.3)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(model), lr=RATE, betas=(0.9, 0.95), fused=True
-    )
+    optimizer = torch.optim.AdamW(_parameter_groups(model), lr=RATE, betas=(0.9, 0.95), fused=True)
     average = WeightAverage(model, 0.998)
     run, first = TrainingRun(work), 0
     if state := run.resume():
@@ -132,10 +140,30 @@ def train(
         average.update(model, step)
         if step % 50 == 0:
             run.log(step=step, text=loss.text.item(), image=loss.image.item())
-        run.save(step + 1, force=step + 1 == steps, model=model.state_dict(),
-                 optimizer=optimizer.state_dict(), average=average.values)
+        if step % CHECK_EVERY == CHECK_EVERY - 1:
+            run.log(step=step, agreement=agreement(model, average, tokenizer, vqgan, 96))
+        run.save(
+            step + 1,
+            force=step + 1 == steps,
+            model=model.state_dict(),
+            optimizer=optimizer.state_dict(),
+            average=average.values,
+        )
     model.load_state_dict(average.state_dict(model))
     return model.eval(), run.minutes
+
+
+def agreement(
+    model: Dalle, average: WeightAverage, tokenizer: Tokenizer, vqgan: VqGan, count: int
+) -> float:
+    """Share of held-out captions that one sample of the averaged decoder agrees with."""
+    rng = random.Random(99)
+    scenes = [random_scene(rng, held_out=True) for _ in range(count)]
+    averaged = Dalle(model.config)
+    averaged.load_state_dict(average.state_dict(model))
+    pictures = sample_pictures(averaged.eval(), tokenizer, vqgan, scenes, seed=0)
+    agreed = [check(picture, scene).ok for picture, scene in zip(pictures, scenes, strict=True)]
+    return sum(agreed) / count
 
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, object]]:
@@ -154,14 +182,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--scenes", type=int, default=48_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="needs a C++ compiler; twice as fast")
+    parser.add_argument(
+        "--compile", action="store_true", help="needs a C++ compiler; twice as fast"
+    )
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     bpe = train_caption_tokenizer(options.work, options.seed)
     tokenizer = Tokenizer.load(bpe)
-    table = token_table(options.work, load_vqgan(options.vqgan), options.scenes, options.seed)
+    vqgan = load_vqgan(options.vqgan)
+    table = token_table(options.work, vqgan, options.scenes, options.seed)
     model, minutes = train(
-        options.work, table, tokenizer, options.steps, options.seed, options.compile
+        options.work, table, tokenizer, vqgan, options.steps, options.seed, options.compile
     )
     card = [
         "# demo-dalle",

@@ -97,7 +97,9 @@ def export(
 ) -> None:
     """Write `model.safetensors`, `config.json` and `MODEL_CARD.md` into a weights folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()},
-              folder / "model.safetensors")
+    save_file(
+        {k: v.detach().contiguous().clone() for k, v in tensors.items()},
+        folder / "model.safetensors",
+    )
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "MODEL_CARD.md").write_text("\n".join(card) + "\n")

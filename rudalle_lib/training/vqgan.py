@@ -122,9 +122,7 @@ def to_float(images: np.ndarray) -> Tensor:
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     """L1, mean square and L1 of the gradients: crisp edges without an adversary."""
     output = output.float()
-    gradients = sum(
-        (output.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (2, 3)
-    )
+    gradients = sum((output.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (2, 3))
     return F.l1_loss(output, target) + 2 * F.mse_loss(output, target) + 0.5 * gradients
 
 
@@ -134,7 +132,9 @@ def psnr(output: Tensor, target: Tensor) -> Tensor:
     return 10 * torch.log10(4 / error.clamp(min=1e-10))
 
 
-def train(work: Path, crop_steps: int, full_steps: int, seed: int) -> tuple[VqGan, EmaCodebook, float]:
+def train(
+    work: Path, crop_steps: int, full_steps: int, seed: int
+) -> tuple[VqGan, EmaCodebook, float]:
     """Train or resume; returns the averaged network, its codebook and the minutes it took."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -172,8 +172,14 @@ def train(work: Path, crop_steps: int, full_steps: int, seed: int) -> tuple[VqGa
         if step % 50 == 0:
             quality = psnr(output.detach(), images).mean().item()
             run.log(step=step, loss=loss.item(), commitment=commitment, psnr=quality, codes=used)
-        run.save(step + 1, force=step + 1 == crop_steps + full_steps, model=model.state_dict(),
-                 book=book.state_dict(), optimizer=optimizer.state_dict(), average=average.values)
+        run.save(
+            step + 1,
+            force=step + 1 == crop_steps + full_steps,
+            model=model.state_dict(),
+            book=book.state_dict(),
+            optimizer=optimizer.state_dict(),
+            average=average.values,
+        )
     model.load_state_dict(average.state_dict(model))
     return model.eval(), book, run.minutes
 
@@ -189,7 +195,9 @@ def _step(
         if step == UNQUANTISED_STEPS - 1:
             many = pictures(random.Random(step), 96)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-                flat = torch.cat([_flat(model.encode_features(part).float()) for part in many.split(8)])
+                flat = torch.cat(
+                    [_flat(model.encode_features(part).float()) for part in many.split(8)]
+                )
             book.start(flat, generator)
     else:
         flat = _flat(features)
@@ -201,7 +209,12 @@ def _step(
         used = int(index.unique().numel())
     with torch.autocast("cpu", torch.bfloat16):
         output = model.decode_features(quantised)
-    return reconstruction_loss(output, images) + 0.25 * commitment, output, float(commitment.detach()), used
+    return (
+        reconstruction_loss(output, images) + 0.25 * commitment,
+        output,
+        float(commitment.detach()),
+        used,
+    )
 
 
 def _flat(features: Tensor) -> Tensor:
@@ -218,14 +231,18 @@ def write_gumbel_form(model: VqGan, codes: Tensor, log_price: Tensor | None = No
 
 
 @torch.no_grad()
-def set_entropy_price(model: VqGan, codes: Tensor, price: float, images: Tensor, rounds: int = 6) -> float:
+def set_entropy_price(
+    model: VqGan, codes: Tensor, price: float, images: Tensor, rounds: int = 6
+) -> float:
     """Choose codes by distance - price * scale * log p; returns the perplexity of the tokens.
 
     The scale is the mean squared distance of features from their codes, so the price has no unit.
     """
     write_gumbel_form(model, codes)
     flat = torch.cat([_flat(model.encode_features(part)) for part in images.split(16)])
-    scale = (flat - codes[(flat @ codes.T * 2 - codes.pow(2).sum(1)).argmax(1)]).pow(2).sum(1).mean()
+    scale = (
+        (flat - codes[(flat @ codes.T * 2 - codes.pow(2).sum(1)).argmax(1)]).pow(2).sum(1).mean()
+    )
     log_p = torch.zeros(len(codes))
     for _ in range(rounds):
         logits = flat @ codes.T * 2 - codes.pow(2).sum(1) + price * scale * log_p

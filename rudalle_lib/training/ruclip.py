@@ -1,0 +1,281 @@
+"""Train the demo ruCLIP: does a picture show what its caption says, and is it well drawn?
+
+Contrastive training (Radford et al., arXiv 2103.00020) with two kinds of hard negatives, without
+which the score would not see what goes wrong in practice: captions with one attribute changed, and
+malformed pictures of the very same caption - damaged tokens and the decoder's own failures, told
+apart by the classical checker.
+
+    python -m rudalle_lib.training.ruclip --work runs/ruclip \\
+        --vqgan rudalle_lib/demo/weights/demo-vqgan --decoder rudalle_lib/demo/weights/demo-dalle \\
+        --out rudalle_lib/demo/weights/demo-ruclip
+"""
+
+import argparse
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rudalle_lib.demo.captions import russian_caption
+from rudalle_lib.demo.checker import check
+from rudalle_lib.demo.drawing import draw_scene
+from rudalle_lib.demo.scenes import COLOURS, GROUNDS, RELATIONS, SHAPES, SIZES, Scene
+from rudalle_lib.models.ruclip import RuClip, RuClipConfig
+from rudalle_lib.models.vqgan import VqGan
+from rudalle_lib.tokenizer import Tokenizer
+from rudalle_lib.training.decoder import caption_of, scene_of
+from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.samples import draw_samples, to_uint8
+from rudalle_lib.training.vqgan import load_vqgan, to_float
+
+CONTEXT = 32
+BATCH, NEGATIVES, RATE = 64, 32, 1e-3
+SCENE_OFFSET = 1_000_000
+"""Training scenes of the decoder come before this number, those of ruCLIP after it."""
+
+
+def make_config(pieces: int) -> RuClipConfig:
+    """The demo ruCLIP's architecture for a tokenizer of so many pieces."""
+    return RuClipConfig(
+        embed_dim=128,
+        image_resolution=128,
+        vision_layers=4,
+        vision_width=128,
+        vision_patch_size=8,
+        vision_heads=4,
+        context_length=CONTEXT,
+        vocab_size=pieces,
+        transformer_width=128,
+        transformer_heads=4,
+        transformer_layers=3,
+    )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures uint8 [N, 128, 128, 3] with the number of the training scene each should show."""
+
+    scenes: NDArray[np.int64]
+    images: NDArray[np.uint8]
+
+
+def changed(scene: Scene, rng: random.Random) -> Scene:
+    """The scene with one attribute changed, so that its caption is wrong."""
+    which = rng.randrange(len(scene.figures))
+    figure = scene.figures[which]
+    attributes = {"shape": SHAPES, "colour": COLOURS, "size": SIZES}
+    name = rng.choice([*attributes, "ground", "relation"])
+    if name == "ground" or (name == "relation" and scene.relation is None):
+        taken = {f.colour for f in scene.figures} | {scene.ground}
+        return replace(scene, ground=rng.choice([g for g in GROUNDS if g not in taken]))
+    if name == "relation":
+        return replace(scene, relation=rng.choice([r for r in RELATIONS if r != scene.relation]))
+    now = getattr(figure, name)
+    others = [value for value in attributes[name] if value not in (now, scene.ground)]
+    figures = list(scene.figures)
+    figures[which] = replace(figure, **{name: rng.choice(others)})
+    return replace(scene, figures=tuple(figures))
+
+
+@torch.no_grad()
+def damaged_pictures(vqgan: VqGan, count: int, seed: int) -> Pictures:
+    """Round trips with a patch of tokens taken from elsewhere in the picture, which then fail."""
+    rng, scenes, images = random.Random(seed), [], []
+    index = SCENE_OFFSET * 2
+    while len(scenes) < count:
+        numbers = list(range(index, index + 64))
+        index += 64
+        drawn = np.stack([draw_scene(*scene_of(seed, number)) for number in numbers])
+        tokens = vqgan.encode(to_float(drawn))  # [64, 16, 16]
+        figure = (drawn[:, ::8, ::8] != drawn[:, :1, :1]).any(-1)  # where the figures are, roughly
+        for row, inside in zip(tokens, figure, strict=True):
+            _damage(row, np.argwhere(inside), rng)
+        pictures = to_uint8(vqgan.decode(tokens))
+        for number, picture in zip(numbers, pictures, strict=True):
+            if not check(picture, scene_of(seed, number)[0]).ok:
+                scenes.append(number)
+                images.append(picture)
+    return Pictures(np.asarray(scenes[:count]), np.stack(images[:count]))
+
+
+def _damage(tokens: Tensor, inside: NDArray[np.int64], rng: random.Random) -> None:
+    """Overwrite a small patch of the figure in place, int64 [16, 16]."""
+    height, width = rng.choice(((1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (2, 3)))
+    y, x = (int(v) for v in rng.choice(inside)) if len(inside) else (8, 8)
+    y, x = min(y, 16 - height), min(x, 16 - width)
+    from_y, from_x = rng.randrange(17 - height), rng.randrange(17 - width)
+    patch = tokens[from_y : from_y + height, from_x : from_x + width].clone()
+    tokens[y : y + height, x : x + width] = patch
+
+
+def prepare(work: Path, vqgan: VqGan, decoder: Path, count: int, seed: int) -> dict[str, Pictures]:
+    """Renders, round trips, the decoder's good and bad samples and damaged pictures; kept on disk."""
+    path = work / f"pictures-{count}.npz"
+    if not path.exists():
+        numbers = np.arange(SCENE_OFFSET, SCENE_OFFSET + count)
+        renders = np.stack([draw_scene(*scene_of(seed, int(number))) for number in numbers])
+        with torch.no_grad():
+            trips = [
+                vqgan.decode(vqgan.encode(to_float(part)))
+                for part in np.split(renders, count // 64)
+            ]
+        scenes = [scene_of(seed, int(number))[0] for number in numbers]
+        samples = draw_samples(decoder, vqgan, scenes, seed)
+        good = np.array([check(p, s).ok for p, s in zip(samples, scenes, strict=True)])
+        damaged = damaged_pictures(vqgan, count // 2, seed)
+        parts = {
+            "render": Pictures(numbers, renders),
+            "round_trip": Pictures(numbers, to_uint8(torch.cat(trips))),
+            "good": Pictures(numbers[good], samples[good]),
+            "bad": Pictures(numbers[~good], samples[~good]),
+            "damaged": damaged,
+        }
+        arrays = {f"{name}_scenes": part.scenes for name, part in parts.items()}
+        arrays |= {f"{name}_images": part.images for name, part in parts.items()}
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+    stored = np.load(path)
+    names = [name.removesuffix("_scenes") for name in stored.files if name.endswith("_scenes")]
+    return {name: Pictures(stored[f"{name}_scenes"], stored[f"{name}_images"]) for name in names}
+
+
+def _pick(parts: Sequence[Pictures], count: int, rng: random.Random) -> tuple[list[int], Tensor]:
+    """Random pictures, first one of the kinds, then one of it; scene numbers and [count, 3, 128, 128]."""
+    numbers, images = [], []
+    for _ in range(count):
+        part = rng.choice([part for part in parts if len(part.scenes)])
+        row = rng.randrange(len(part.scenes))
+        numbers.append(int(part.scenes[row]))
+        images.append(part.images[row])
+    return numbers, to_float(np.stack(images))
+
+
+class ContrastiveBatch:
+    """Matching captions and pictures, then malformed pictures with captions, then wrong captions."""
+
+    def __init__(
+        self, data: dict[str, Pictures], tokenizer: Tokenizer, seed: int, step: int
+    ) -> None:
+        rng = random.Random(f"{seed}/ruclip/{step}")
+        good, images = _pick([data[n] for n in ("render", "round_trip", "good")], BATCH, rng)
+        bad, malformed = _pick([data[n] for n in ("bad", "damaged")], NEGATIVES, rng)
+        scenes = [scene_of(seed, number)[0] for number in good + bad]
+        captions = [caption_of(scene, rng) for scene in scenes]
+        captions += [russian_caption(changed(scene, rng)) for scene in scenes[:BATCH]]
+        self.images = (torch.cat((images, malformed)) + 1) / 2
+        ids = [tokenizer.encode_clip(caption, CONTEXT).ids for caption in captions]
+        self.text = torch.tensor(ids)
+        canonical = [russian_caption(scene) for scene in scenes]
+        canonical += captions[len(scenes) :]
+        same = np.array([[a == b for b in canonical] for a in canonical])
+        self.same_caption = torch.from_numpy(same)
+
+
+def contrastive_loss(text: Tensor, image: Tensor, scale: Tensor, same: Tensor) -> Tensor:
+    """Cross-entropy both ways, other pictures of an equal caption left out.
+
+    Args:
+        text: unit features [BATCH + NEGATIVES + BATCH, E]: matching, of malformed, changed.
+        image: unit features [BATCH + NEGATIVES, E]: matching, malformed.
+        scale: the temperature's inverse, scalar.
+        same: bool [texts, texts], equal captions.
+    """
+    logits = scale * image @ text.T  # [BATCH + NEGATIVES, texts]
+    labels = torch.arange(BATCH)
+    other = same & ~torch.eye(len(same), dtype=torch.bool)
+    by_image = logits[:BATCH].masked_fill(other[:BATCH], -torch.inf)
+    hidden = other[:BATCH, : len(image)].clone()
+    hidden[:, BATCH:] = False  # a malformed picture of the same caption must lose
+    by_text = logits[:, :BATCH].T.masked_fill(hidden, -torch.inf)
+    return (F.cross_entropy(by_image, labels) + F.cross_entropy(by_text, labels)) / 2
+
+
+def malformed_loss(text: Tensor, image: Tensor, scale: Tensor) -> Tensor:
+    """Every good picture should beat every malformed one, each by its own caption's cosine."""
+    cosine_of = (image * text[: len(image)]).sum(1)  # [BATCH + NEGATIVES]
+    margins = cosine_of[:BATCH, None] - cosine_of[None, BATCH:]
+    return F.softplus(-scale * margins).mean()
+
+
+def train(
+    work: Path, data: dict[str, Pictures], tokenizer: Tokenizer, steps: int, seed: int
+) -> tuple[RuClip, float]:
+    """Train or resume; returns the averaged network and the minutes it took."""
+    torch.manual_seed(seed)
+    model = RuClip(make_config(tokenizer.vocab_size))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
+    average = WeightAverage(model, 0.99)
+    mean = torch.tensor(model.config.mean).view(3, 1, 1)
+    std = torch.tensor(model.config.std).view(3, 1, 1)
+    run, first = TrainingRun(work), 0
+    if state := run.resume():
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.values, first = state["average"], state["step"]
+    for step in range(first, steps):
+        set_learning_rate(optimizer, RATE * cosine(step, steps, 100))
+        batch = ContrastiveBatch(data, tokenizer, seed, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            image = model.encode_image((batch.images - mean) / std)
+            text = model.encode_text(batch.text)
+        image, text = F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
+        scale = model.logit_scale.exp()
+        loss = contrastive_loss(text, image, scale, batch.same_caption)
+        margin = malformed_loss(text, image, scale)
+        optimizer.zero_grad(set_to_none=True)
+        (loss + margin).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=4.6052)
+        average.update(model, step)
+        if step % 50 == 0:
+            run.log(step=step, contrastive=loss.item(), margin=margin.item(), scale=scale.item())
+        run.save(step + 1, force=step + 1 == steps, model=model.state_dict(),
+                 optimizer=optimizer.state_dict(), average=average.values)  # fmt: skip
+    model.load_state_dict(average.state_dict(model))
+    return model.eval(), run.minutes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: prepare pictures, train, export."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
+    parser.add_argument("--decoder", type=Path, required=True, help="weights folder of the decoder")
+    parser.add_argument("--pictures", type=int, default=4096, help="of each kind")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    vqgan = load_vqgan(options.vqgan)
+    data = prepare(options.work, vqgan, options.decoder, options.pictures, options.seed)
+    tokenizer = Tokenizer.load(options.decoder / "bpe.model")
+    model, minutes = train(options.work, data, tokenizer, options.steps, options.seed)
+    card = [
+        "# demo-ruclip",
+        "",
+        "ruCLIP of the Suprematist demo: ViT of patch 8, 4 layers of 128; text 3 layers of 128.",
+        "",
+        f"- data: {options.pictures} captions of seen combinations with renders, VQ-GAN round trips "
+        "and samples of demo-dalle; damaged and failed pictures as negatives",
+        f"- command: `python -m rudalle_lib.training.ruclip --steps {options.steps} "
+        f"--pictures {options.pictures} --seed {options.seed}`",
+        f"- minutes on 2 CPU cores: {minutes:.0f}",
+        "- figures: `rudalle_lib/demo/quality.json`",
+    ]
+    tensors = {name: value.half() for name, value in model.state_dict().items()}
+    export(options.out, tensors, asdict(model.config), card)
+    shutil.copy(options.decoder / "bpe.model", options.out / "bpe.model")
+    TrainingRun(options.work).log(exported=str(options.out))
+
+
+if __name__ == "__main__":
+    main()
