@@ -31,3 +31,7 @@ class StorageError(RudalleError):
 
 class ShardError(RudalleError):
     """A shard, or one of its stage artifacts, that is missing or not what it should be."""
+
+
+class ImageError(RudalleError):
+    """Bytes that are not a picture of an accepted format, or a picture larger than allowed."""

@@ -1,0 +1,157 @@
+"""Scores of pictures against texts: the cosine of their ruCLIP features.
+
+Paper: Radford et al., arXiv 2103.00020 (prompt templates in section 3.1.4).
+Original: ai-forever/ru-clip, `processor.py` and `predictor.py`. Its RandomResizedCrop with scale 1
+and ratio 1 is a centre crop to a square and a bilinear resize, which is what is done here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from rudalle_lib.errors import SettingsError
+from rudalle_lib.images import from_pil
+from rudalle_lib.models.ruclip import RuClip, RuClipConfig
+from rudalle_lib.resampling import resize_square
+from rudalle_lib.tokenizer import EncodedText
+
+#: The six sentences of the reference, over which text features are averaged.
+REFERENCE_TEMPLATES = (
+    "{}",
+    "фото, на котором изображено {}",
+    "изображение с {}",
+    "картинка с {}",
+    "фото с {}",
+    "на фото видно {}",
+)
+
+Images = Tensor | Sequence[Image.Image]
+"""uint8 [N, 3, H, W], or Pillow images of any mode and size."""
+
+
+class ClipTokenizer(Protocol):
+    """What a scorer needs of `rudalle_lib.tokenizer.Tokenizer`."""
+
+    def encode_clip(self, text: str, length: int) -> EncodedText:
+        """`[BOS] + bpe + [EOS]`, zero-padded to `length`; a cut text keeps its EOS."""
+
+
+class Scorer:
+    """A ruCLIP with its tokenizer, templates and preprocessing.
+
+    Runs on the device and in the dtype that the model is in; scores are float32 on the CPU.
+    """
+
+    def __init__(
+        self,
+        model: RuClip,
+        tokenizer: ClipTokenizer,
+        templates: Sequence[str] = REFERENCE_TEMPLATES,
+        batch_size: int = 64,
+    ) -> None:
+        """Check the templates.
+
+        Args:
+            model: in evaluation mode.
+            tokenizer: of the same checkpoint.
+            templates: sentences with one `{}` in place of the text; at least one.
+            batch_size: pictures, or texts, that go through the network at once.
+
+        Raises:
+            SettingsError: a template without `{}`, none at all, or a batch size below 1.
+        """
+        check_settings(templates, batch_size)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.templates = tuple(templates)
+        self.batch_size = batch_size
+
+    @torch.inference_mode()
+    def text_features(self, texts: Sequence[str]) -> Tensor:
+        """Unit features of texts, averaged over the templates: float32 [N, E] on the CPU.
+
+        Each distinct text goes through the network once.
+        """
+        unique = list(dict.fromkeys(text.lower().strip() for text in texts))
+        row = {text: index for index, text in enumerate(unique)}
+        by_template = [self._encode_texts(unique, template) for template in self.templates]
+        features = F.normalize(torch.stack(by_template).mean(dim=0), dim=-1)
+        return features[[row[text.lower().strip()] for text in texts]]
+
+    @torch.inference_mode()
+    def image_features(self, images: Images) -> Tensor:
+        """Unit features of pictures, float32 [N, E] on the CPU."""
+        batches = [
+            self.model.encode_image(self._pixels(images[start : start + self.batch_size]))
+            for start in range(0, len(images), self.batch_size)
+        ]
+        return F.normalize(self._collect(batches), dim=-1)
+
+    def score(self, images: Images, texts: Sequence[str]) -> Tensor:
+        """The cosine of each picture with its own text: float32 [N] in [-1, 1].
+
+        Raises:
+            ValueError: not exactly one text a picture.
+        """
+        if len(images) != len(texts):
+            raise ValueError(
+                f"expected one text a picture, found {len(texts)} for {len(images)} pictures"
+            )
+        return (self.image_features(images) * self.text_features(texts)).sum(dim=-1)
+
+    def _encode_texts(self, texts: Sequence[str], template: str) -> Tensor:
+        """float32 [N, E], not of unit length."""
+        length = self.model.config.context_length
+        device = self.model.logit_scale.device
+        batches = []
+        for start in range(0, len(texts), self.batch_size):
+            sentences = [
+                template.replace("{}", text) for text in texts[start : start + self.batch_size]
+            ]
+            ids = [self.tokenizer.encode_clip(sentence, length).ids for sentence in sentences]
+            batches.append(self.model.encode_text(torch.tensor(ids, device=device)))
+        return self._collect(batches)
+
+    def _pixels(self, images: Images) -> Tensor:
+        """float32 [N, 3, R, R], normalised, on the model's device."""
+        config, device = self.model.config, self.model.logit_scale.device
+        if isinstance(images, Tensor):
+            return preprocess(images.to(device), config)
+        return torch.cat([preprocess(from_pil(image)[None].to(device), config) for image in images])
+
+    def _collect(self, batches: list[Tensor]) -> Tensor:
+        if not batches:
+            return torch.empty(0, self.model.config.embed_dim)
+        return torch.cat(batches).float().cpu()
+
+
+def preprocess(images: Tensor, config: RuClipConfig) -> Tensor:
+    """Pictures uint8 [N, 3, H, W] to what ruCLIP sees: normalised float32 [N, 3, R, R].
+
+    Centre crop to a square, bilinear resize as Pillow's, then `(pixel / 255 - mean) / std`.
+    """
+    side = min(images.shape[2:])
+    top, left = (images.shape[2] - side) // 2, (images.shape[3] - side) // 2
+    square = images[:, :, top : top + side, left : left + side]
+    resized = resize_square(square, config.image_resolution)
+    mean = torch.tensor(tuple(config.mean), device=images.device).view(3, 1, 1)
+    std = torch.tensor(tuple(config.std), device=images.device).view(3, 1, 1)
+    return (resized.float() / 255.0 - mean) / std
+
+
+def check_settings(templates: Sequence[str], batch_size: int) -> None:
+    """Raise SettingsError unless every template has a place for the text."""
+    wrong = [template for template in templates if template.count("{}") != 1]
+    if wrong or not templates:
+        raise SettingsError(
+            "expected one or more templates with exactly one {} in each, "
+            f"found {wrong[0] if wrong else 'none'!r}; change score.templates"
+        )
+    if batch_size < 1:
+        raise SettingsError(f"score.batch_size must be at least 1, found {batch_size}")
