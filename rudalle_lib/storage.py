@@ -210,9 +210,12 @@ def read_text(path_or_url: str, what: str = "file") -> str:
 
 
 @contextmanager
-def open_input(url: str) -> Iterator[BinaryIO]:
-    """Open any path or URL for reading in pieces; a seekable stream, closed at the end."""
-    with clear_errors("read", url):
+def open_input(url: str, what: str = "file") -> Iterator[BinaryIO]:
+    """Open any path or URL for reading in pieces: a seekable stream, closed at the end.
+
+    `what` names it in errors; those of reading itself are the reader's to make clear.
+    """
+    with clear_errors(f"read the {what}", url):
         file_system, path = _connect(url)
         if isinstance(file_system, LocalFileSystem):
             stream = file_system.open(path, "rb")

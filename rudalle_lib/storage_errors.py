@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
-from rudalle_lib.errors import StorageError
+from rudalle_lib.errors import RudalleError, StorageError
 
 #: Environment variables whose values must never be shown.
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
@@ -41,7 +41,7 @@ def clear_errors(action: str, url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (StorageError, MemoryError):
+    except (RudalleError, MemoryError):
         raise
     except Exception as error:
         raise StorageError(f"Cannot {action} {public_url(url)}: {_reason(error, url)}.") from None

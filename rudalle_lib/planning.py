@@ -1,0 +1,293 @@
+"""The plan: which prompts are in which shard, frozen on disk and only appended to.
+
+`plan/<shard>.parquet` holds the prompts of a shard. A file that is there is never changed: a later
+run reads the ids in it and puts prompts that are not in any shard yet into new ones. So a killed
+plan goes on where it stopped, and a grown table adds only what is new. What of a table did not make
+it into the plan is in `rejects/plan-<table>.parquet`, made anew at every run of that table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count, islice
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from rudalle_lib import layout
+from rudalle_lib.config import RunConfig
+from rudalle_lib.digests import digest_of_bytes
+from rudalle_lib.errors import ShardError, StorageError
+from rudalle_lib.prompts import EXTRA, STAGE, PromptBlock, prompts_of, read_prompt_blocks
+from rudalle_lib.records import Prompt, RejectRecord, ShardSpec, reject, to_table
+from rudalle_lib.storage import Storage, public_url
+
+#: Plan files written or read at once; object stores answer each in some ten milliseconds.
+WORKERS = 16
+
+#: Called now and then with the number of rows read so far.
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All shards of an output folder, in order, and what the last reading of the table found.
+
+    `new_shards` are the indices that this reading added, `new_prompts` counts the prompts in them.
+    `rows` counts the rows read, `rejected` those of them that were not planned, by reason;
+    `removed` counts planned prompts that the table no longer has: they stay planned.
+    """
+
+    shards: tuple[ShardSpec, ...]
+    new_shards: tuple[int, ...]
+    new_prompts: int
+    rows: int
+    rejected: Mapping[str, int]
+    removed: int
+
+    @property
+    def prompts(self) -> int:
+        """Prompts in all shards."""
+        return sum(shard.rows for shard in self.shards)
+
+
+def plan_run(
+    config: RunConfig,
+    storage: Storage,
+    *,
+    write: bool = True,
+    progress: Progress | None = None,
+) -> Plan:
+    """Read the prompt table and append its new prompts to the plan.
+
+    With `write=False` nothing is written: the plan says what would be. Raises `PromptError` where
+    the table cannot be read, `StorageError` where the output cannot be used, `ShardError` where a
+    plan file is damaged.
+    """
+    known = _KnownPrompts()
+    shards = list(_read_plan(storage, known))
+    source = config.prompts
+    table = public_url(source.uri)
+    rejects: list[pa.Table] = []
+    reasons: Counter[str] = Counter()
+    rows = 0
+    with _ShardWriter(storage, shards, source.shard_size, write) as writer:
+        for block in read_prompt_blocks(source.uri, source.columns, source.limit):
+            prompts, duplicates = known.sift(block, table)
+            writer.add(prompts)
+            refused = [*block.rejects, *duplicates]
+            reasons.update(record.reason for record in refused)
+            rejects.append(to_table(refused, RejectRecord))
+            rows += len(block.numbers) + len(block.rejects)
+            if progress is not None:
+                progress(rows)
+    if write:
+        _write_rejects(storage, table, rejects)
+    return Plan(
+        shards=tuple(sorted([*shards, *writer.made], key=lambda spec: spec.index)),
+        new_shards=tuple(spec.index for spec in writer.made),
+        new_prompts=sum(spec.rows for spec in writer.made),
+        rows=rows,
+        rejected=dict(reasons),
+        removed=known.unseen,
+    )
+
+
+def read_plan(storage: Storage) -> list[ShardSpec]:
+    """The shards that are planned in an output folder, in order.
+
+    Raises `ShardError` where a plan file is damaged.
+    """
+    return list(_read_plan(storage, None))
+
+
+def read_shard(storage: Storage, shard: ShardSpec) -> list[Prompt]:
+    """The prompts of a shard, in order."""
+    return prompts_of(storage.read_table(storage.relative(shard.plan_uri)))
+
+
+def read_extras(storage: Storage, shard: ShardSpec) -> pa.Table:
+    """The pass-through columns of a shard by their own names, after `prompt_id`, in order."""
+    table = storage.read_table(storage.relative(shard.plan_uri))
+    names = ["prompt_id", *(name for name in table.column_names if name.startswith(EXTRA))]
+    return table.select(names).rename_columns(
+        ["prompt_id", *(name.removeprefix(EXTRA) for name in names[1:])]
+    )
+
+
+def plan_fingerprint(table: pa.Table) -> str:
+    """32 hex characters of the values of a plan table, whatever wrote it."""
+    values = json.dumps(table.to_pydict(), ensure_ascii=True, sort_keys=True, default=str)
+    return digest_of_bytes(values.encode())
+
+
+class _KnownPrompts:
+    """The prompts that are planned or were read before, to tell new ones from old and doubled."""
+
+    def __init__(self) -> None:
+        self._contents: dict[str, str] = {}  # by prompt_id
+        self._unseen: set[str] = set()  # planned by earlier runs, not read in this one
+
+    @property
+    def unseen(self) -> int:
+        """How many prompts of earlier runs have not turned up in the table."""
+        return len(self._unseen)
+
+    def add_planned(self, table: pa.Table) -> None:
+        """Note the prompts of a plan file."""
+        contents = dict(_ids_and_contents(table))
+        self._contents.update(contents)
+        self._unseen.update(contents)
+
+    def sift(self, block: PromptBlock, table: str) -> tuple[pa.Table, list[RejectRecord]]:
+        """The new prompts of a block, and a reject for each row that stood before."""
+        new: list[int] = []
+        duplicates: list[RejectRecord] = []
+        for position, (prompt_id, content) in enumerate(_ids_and_contents(block.prompts)):
+            before = self._contents.setdefault(prompt_id, content)
+            if before is content:
+                new.append(position)
+            elif prompt_id in self._unseen:
+                self._unseen.remove(prompt_id)
+                if before != content:
+                    duplicates.append(_duplicate(block, position, table, "was planned before"))
+            elif before != content:
+                duplicates.append(_duplicate(block, position, table, "has an earlier row"))
+            else:
+                duplicates.append(_duplicate(block, position, table, None))
+        whole = len(new) == block.prompts.num_rows
+        return block.prompts if whole else block.prompts.take(new), duplicates
+
+
+def _ids_and_contents(table: pa.Table) -> Iterator[tuple[str, str]]:
+    ids = table.column("prompt_id").to_pylist()
+    contents = table.column("content").to_pylist()
+    return zip(ids, contents, strict=True)
+
+
+def _duplicate(block: PromptBlock, position: int, table: str, other: str | None) -> RejectRecord:
+    prompt_id = block.prompts.column("prompt_id")[position].as_py()
+    what = (
+        "the same prompt stands in an earlier row; the first is kept"
+        if other is None
+        else f"the id {prompt_id} {other} with another text or other overrides; that one is kept"
+    )
+    return reject(
+        "duplicate",
+        f"row {block.numbers[position]} of {table}: {what}",
+        stage=STAGE,
+        prompt_id=prompt_id,
+        text=block.prompts.column("text")[position].as_py(),
+    )
+
+
+class _ShardWriter:
+    """Cuts prompts into shards and writes them, some at once, with free indices in order.
+
+    Free indices below the last come first: they are what a killed run left unwritten, and get
+    exactly the prompts that they would have had.
+    """
+
+    def __init__(
+        self, storage: Storage, planned: Iterable[ShardSpec], shard_size: int, write: bool
+    ) -> None:
+        taken = {spec.index for spec in planned}
+        self._storage = storage
+        self._indices = (index for index in count() if index not in taken)
+        self._shard_size = shard_size
+        self._write = write
+        self._waiting: pa.Table | None = None
+        self._pool = ThreadPoolExecutor(WORKERS if write else 1)
+        self._pending: deque[Future[ShardSpec]] = deque()
+        self.made: list[ShardSpec] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._cut(1)
+                self._settle(0)
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def add(self, prompts: pa.Table) -> None:
+        """Take some prompts, and write the shards that are full."""
+        if prompts.num_rows == 0:
+            return
+        if self._waiting is not None:
+            prompts = pa.concat_tables([self._waiting, prompts], promote_options="default")
+        self._waiting = prompts.combine_chunks()
+        self._cut(self._shard_size)
+
+    def _cut(self, least: int) -> None:
+        """Write shards while at least so many prompts wait."""
+        while self._waiting is not None and self._waiting.num_rows >= least:
+            shard = self._waiting.slice(0, self._shard_size)
+            rest = self._waiting.slice(shard.num_rows)
+            self._waiting = rest if rest.num_rows else None
+            index = next(self._indices)
+            self._pending.append(self._pool.submit(self._make, index, shard))
+            self._settle(2 * WORKERS)
+
+    def _make(self, index: int, table: pa.Table) -> ShardSpec:
+        path = layout.plan_path(index)
+        fingerprint = plan_fingerprint(table)
+        if self._write:
+            self._storage.write_table(path, table, {"fingerprint": fingerprint})
+        return ShardSpec(index, self._storage.url(path), table.num_rows, fingerprint)
+
+    def _settle(self, at_most: int) -> None:
+        """Wait until at most so many shards are under way."""
+        while len(self._pending) > at_most:
+            self.made.append(self._pending.popleft().result())
+
+
+def _read_plan(storage: Storage, known: _KnownPrompts | None) -> Iterator[ShardSpec]:
+    paths = iter([p for p in storage.list(layout.PLAN_FOLDER) if layout.index_of(p) is not None])
+    with ThreadPoolExecutor(WORKERS) as pool:
+        while some := list(islice(paths, 16 * WORKERS)):
+            for path, table in zip(some, pool.map(lambda p: _ids(storage, p), some), strict=True):
+                if known is not None:
+                    known.add_planned(table)
+                yield _spec(storage, path, table)
+
+
+def _ids(storage: Storage, path: str) -> pa.Table:
+    try:
+        return storage.read_table(path, ["prompt_id", "content"])
+    except StorageError as error:
+        if storage.exists(path):
+            raise _damaged(storage, path, str(error)) from None
+        raise
+
+
+def _spec(storage: Storage, path: str, table: pa.Table) -> ShardSpec:
+    fingerprint = (table.schema.metadata or {}).get(b"fingerprint")
+    index = layout.index_of(path)
+    if index is None or fingerprint is None or table.num_columns != 2:
+        raise _damaged(storage, path, "It is not a plan file.")
+    return ShardSpec(index, storage.url(path), table.num_rows, fingerprint.decode())
+
+
+def _damaged(storage: Storage, path: str, why: str) -> ShardError:
+    return ShardError(
+        f"The plan file {storage.public_path(path)} cannot be used: {why} Delete it, and the next "
+        "run plans its prompts again."
+    )
+
+
+def _write_rejects(storage: Storage, table: str, rejects: list[pa.Table]) -> None:
+    content = pa.concat_tables([to_table([], RejectRecord), *rejects])
+    storage.write_table(layout.plan_rejects_path(table), content)
