@@ -328,7 +328,7 @@ def _table(rows: list[tuple[Any, ...]], extras: pa.Table, kept: list[int]) -> pa
         schema=ours,
     )
     if len(kept) < extras.num_rows:
-        extras = extras.take(kept)
+        extras = extras.take(pa.array(kept, pa.int64()))
     for item, column in zip(extras.schema, extras.columns, strict=True):
         table = table.append_column(pa.field(EXTRA + item.name, item.type), column)
     return table
