@@ -1,56 +1,45 @@
 """Which scored images are kept: a least score, and the best few of each prompt.
 
-Selection reads only scores, so changing it runs no network again.
+Selection reads only scores, so changing it runs no network again but the upscaler on images that
+are newly let through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
 
-from rudalle_lib.records import RejectRecord, ScoreRecord, reject
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The kept images in the order they came, and a reject for every other one."""
-
-    kept: tuple[ScoreRecord, ...]
-    rejects: tuple[RejectRecord, ...]
+from rudalle_lib.config import ScoreConfig
+from rudalle_lib.records import Reason, ScoreRecord
 
 
-def select(
-    scores: Sequence[ScoreRecord],
-    texts: Mapping[str, str],
-    min_score: float | None = None,
-    keep_best: int | None = None,
-) -> Selection:
-    """Split scored images into kept and rejected ones.
+def rank(prompt_ids: Sequence[str], scores: Sequence[float]) -> list[int]:
+    """The place of each image among those of its prompt, 1 for the highest score.
 
-    Args:
-        scores: cosine scores in [-1, 1], with the rank of each image within its prompt (1 is best).
-        texts: prompt_id -> prompt, for the rejects.
-        min_score: the least score that is kept; None keeps any.
-        keep_best: how many images of a prompt are kept at most; None keeps all.
+    Equal scores keep their order; a score that is not a number comes last.
     """
-    kept, rejects = [], []
-    for scored in scores:
-        rejected = _reject(scored, texts[scored.prompt_id], min_score, keep_best)
-        if rejected is None:
-            kept.append(scored)
-        else:
-            rejects.append(rejected)
-    return Selection(tuple(kept), tuple(rejects))
+    of_prompt: defaultdict[str, list[int]] = defaultdict(list)
+    for index, prompt_id in enumerate(prompt_ids):
+        of_prompt[prompt_id].append(index)
+    ranks = [0] * len(scores)
+    for indices in of_prompt.values():
+        indices.sort(key=lambda index: (scores[index] != scores[index], -scores[index]))
+        for place, index in enumerate(indices, start=1):
+            ranks[index] = place
+    return ranks
 
 
-def _reject(
-    scored: ScoreRecord, text: str, min_score: float | None, keep_best: int | None
-) -> RejectRecord | None:
-    place = {"stage": "score", "prompt_id": scored.prompt_id, "image_id": scored.image_id}
-    if min_score is not None and not scored.score >= min_score:  # NaN is below any threshold
-        detail = f"score {scored.score:.3f}, at least {min_score:.3f} is asked for"
-        return reject("below_threshold", detail, text=text, **place)
-    if keep_best is not None and scored.rank > keep_best:
-        detail = f"rank {scored.rank} by score {scored.score:.3f}, the best {keep_best} are kept"
-        return reject("not_in_best_k", detail, text=text, **place)
+def is_kept(scored: ScoreRecord, selection: ScoreConfig) -> bool:
+    """Whether an image is published, by `selection.min_score` and `selection.keep_best`."""
+    return why_rejected(scored, selection) is None
+
+
+def why_rejected(scored: ScoreRecord, selection: ScoreConfig) -> tuple[Reason, str] | None:
+    """Reason code and the same for people; None if the image is kept."""
+    least, best = selection.min_score, selection.keep_best
+    if least is not None and not scored.score >= least:  # a NaN is below any threshold
+        return "below_threshold", f"score {scored.score:.3f}, at least {least:.3f} is asked for"
+    if best is not None and scored.rank > best:
+        detail = f"place {scored.rank} with score {scored.score:.3f}, the best {best} are kept"
+        return "not_in_best_k", detail
     return None

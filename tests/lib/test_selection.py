@@ -8,51 +8,55 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rudalle_lib.config import ScoreConfig
 from rudalle_lib.records import ScoreRecord
-from rudalle_lib.selection import select
-
-TEXTS = {"a": "чёрный квадрат", "b": "красный круг"}
+from rudalle_lib.selection import is_kept, rank, why_rejected
 
 
-def scored(prompt_id: str, values: list[float]) -> list[ScoreRecord]:
-    order = sorted(range(len(values)), key=lambda i: -values[i])
-    rank = {index: place for place, index in enumerate(order, start=1)}
-    return [
-        ScoreRecord(f"{prompt_id}-{i:03d}", prompt_id, v, rank[i]) for i, v in enumerate(values)
-    ]
+def scored(score: float, place: int = 1) -> ScoreRecord:
+    return ScoreRecord("a-000", "a", score, place)
 
 
-def test_without_limits_everything_is_kept_in_order() -> None:
-    scores = scored("a", [0.1, 0.3, 0.2])
-    assert select(scores, TEXTS).kept == tuple(scores)
+def test_ranks_count_within_a_prompt_and_the_highest_score_is_first() -> None:
+    prompts = ["a", "b", "a", "b", "a"]
+    assert rank(prompts, [0.1, 0.9, 0.3, 0.8, 0.2]) == [3, 1, 1, 2, 2]
 
 
-def test_the_best_of_each_prompt_are_kept() -> None:
-    scores = scored("a", [0.1, 0.3, 0.2]) + scored("b", [0.9, 0.8])
-    selection = select(scores, TEXTS, keep_best=1)
-    assert [kept.image_id for kept in selection.kept] == ["a-001", "b-000"]
-    assert {r.reason for r in selection.rejects} == {"not_in_best_k"}
-    assert selection.rejects[0].detail == "rank 3 by score 0.100, the best 1 are kept"
+def test_equal_scores_keep_their_order_and_no_number_comes_last() -> None:
+    assert rank(["a"] * 4, [math.nan, 0.5, 0.5, -1.0]) == [4, 1, 2, 3]
 
 
-def test_a_low_score_is_named_before_a_low_rank() -> None:
-    selection = select(scored("a", [0.1, 0.3]), TEXTS, min_score=0.2, keep_best=1)
-    (rejected,) = selection.rejects
-    assert (rejected.reason, rejected.image_id) == ("below_threshold", "a-000")
-    assert rejected.text == "чёрный квадрат"
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(-1, 1)), max_size=20))
+def test_the_ranks_of_each_prompt_are_one_two_three(rows: list[tuple[str, float]]) -> None:
+    prompts = [prompt for prompt, _ in rows]
+    ranks = rank(prompts, [score for _, score in rows])
+    for prompt in set(prompts):
+        own = sorted(place for name, place in zip(prompts, ranks, strict=True) if name == prompt)
+        assert own == list(range(1, len(own) + 1))
 
 
-def test_a_score_that_is_not_a_number_never_passes_a_threshold() -> None:
-    assert not select([ScoreRecord("a-000", "a", math.nan, 1)], TEXTS, min_score=-1.0).kept
+@pytest.mark.parametrize(
+    ("score", "place", "reason"),
+    [
+        (0.30, 1, None),
+        (0.20, 2, None),
+        (0.30, 3, "not_in_best_k"),
+        (0.19, 1, "below_threshold"),
+        (0.19, 3, "below_threshold"),
+        (math.nan, 1, "below_threshold"),
+    ],
+)
+def test_an_image_is_kept_or_has_its_reason(score: float, place: int, reason: str | None) -> None:
+    selection = ScoreConfig(min_score=0.2, keep_best=2)
+    found = why_rejected(scored(score, place), selection)
+    assert (found[0] if found else None) == reason
+    assert is_kept(scored(score, place), selection) == (reason is None)
 
 
-@pytest.mark.parametrize("keep_best", [None, 1, 3])
-@given(values=st.lists(st.floats(-1, 1), max_size=12), minimum=st.none() | st.floats(-1, 1))
-def test_nothing_is_lost_and_nothing_is_twice(
-    values: list[float], minimum: float | None, keep_best: int | None
-) -> None:
-    scores = scored("a", values)
-    selection = select(scores, TEXTS, minimum, keep_best)
-    ids = [s.image_id for s in selection.kept] + [str(r.image_id) for r in selection.rejects]
-    assert sorted(ids) == sorted(s.image_id for s in scores)
-    assert len(selection.kept) <= (keep_best or len(values))
+def test_without_limits_everything_is_kept() -> None:
+    assert is_kept(scored(-1.0, 99), ScoreConfig())
+
+
+def test_the_reason_for_people_has_the_figures() -> None:
+    found = why_rejected(scored(0.123, 5), ScoreConfig(keep_best=2))
+    assert found == ("not_in_best_k", "place 5 with score 0.123, the best 2 are kept")

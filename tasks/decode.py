@@ -1,0 +1,87 @@
+"""Decode: image tokens become pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from prefect import task
+
+from rudalle_lib.config import DecodeConfig, RuntimeConfig, WeightsConfig
+from rudalle_lib.errors import SettingsError
+from rudalle_lib.images import encode_image, to_uint8
+from rudalle_lib.models.vqgan import VqGan
+from rudalle_lib.records import (
+    PictureRecord,
+    ShardSpec,
+    StageArtifact,
+    TokensRecord,
+    from_table,
+    to_table,
+)
+from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
+from rudalle_lib.storage import Storage
+from tasks.loaded_models import device_slot, vqgan
+from tasks.options import OPTIONS, run_name
+from tasks.progress import reporter
+
+STAGE = "decode"
+
+
+@task(name=STAGE, task_run_name=run_name(STAGE), **OPTIONS)
+def decode(
+    section: DecodeConfig,
+    runtime: RuntimeConfig,
+    weights: WeightsConfig,
+    shard: ShardSpec,
+    generated: StageArtifact,
+    output: str,
+    fingerprint: str,
+) -> StageArtifact:
+    """Decode every candidate; `PictureRecord`s in the order of their tokens.
+
+    A picture whose pixels are not finite stays empty, and becomes a reject.
+    """
+    storage = Storage(output)
+    done = find_artifact(storage, STAGE, shard, fingerprint)
+    if done is not None:
+        return done
+    rows = from_table(read_artifact(storage, generated), TokensRecord)
+    report = reporter(STAGE, shard.index)
+    records: list[PictureRecord] = []
+    with device_slot(runtime, shard.index) as slot:
+        model = vqgan(section.model, weights, slot.device).model
+        for start in range(0, len(rows), section.batch_size):
+            records += _decode_batch(model, rows[start : start + section.batch_size], slot.device)
+            report(len(records), len(rows))
+    table = to_table(records, PictureRecord)
+    return write_artifact(storage, STAGE, shard, fingerprint, table, slot.seconds)
+
+
+def _decode_batch(
+    model: VqGan, rows: Sequence[TokensRecord], device: torch.device
+) -> list[PictureRecord]:
+    tokens = torch.tensor([row.tokens for row in rows], device=device)  # [B, h * w]
+    side = _side(tokens, model.config.n_embed)
+    floats = model.decode(tokens.view(-1, side, side))  # [B, 3, H, W]
+    finite = floats.isfinite().flatten(1).all(dim=1).tolist()
+    pictures = to_uint8(floats.nan_to_num(), -1.0, 1.0).cpu()
+    height, width = pictures.shape[2:]
+    return [
+        PictureRecord(
+            row.image_id, row.prompt_id, width, height, encode_image(picture) if good else None
+        )
+        for row, picture, good in zip(rows, pictures, finite, strict=True)
+    ]
+
+
+def _side(tokens: torch.Tensor, codes: int) -> int:
+    """Tokens along one side of the square picture."""
+    side = int(tokens.shape[1] ** 0.5)
+    if side * side != tokens.shape[1] or int(tokens.max()) >= codes:
+        raise SettingsError(
+            f"decode.model does not belong to generate.model: expected a square of tokens below "
+            f"{codes:,}, found {tokens.shape[1]:,} tokens up to {int(tokens.max()):,}; choose the "
+            "VQ-GAN that the decoder was trained with"
+        )
+    return side

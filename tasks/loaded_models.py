@@ -1,0 +1,84 @@
+"""The models of this process: each loaded once, each device used by one heavy task at a time.
+
+The only module-wide state of the project, because a network of gigabytes has to outlive the task
+that needed it first. Everything in it can be made again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import torch
+
+from rudalle_lib import weights as loading
+from rudalle_lib.config import RuntimeConfig, WeightsConfig
+from rudalle_lib.devices import resolve_devices, resolve_dtype, set_threads
+from rudalle_lib.translation import Translator
+from rudalle_lib.weights import LoadedDecoder, LoadedScorer, LoadedUpscaler, LoadedVqGan
+
+
+@dataclass
+class DeviceSlot:
+    """A device that is this task's alone; `seconds` is how long it was, once it is given back."""
+
+    device: torch.device
+    seconds: float = 0.0
+
+
+@contextmanager
+def device_slot(runtime: RuntimeConfig, shard_index: int) -> Iterator[DeviceSlot]:
+    """Wait for the device of a shard and hold it; shards take devices in turn.
+
+    Raises:
+        SettingsError: a device that this machine does not have.
+    """
+    devices = resolve_devices(runtime.devices)
+    slot = DeviceSlot(devices[shard_index % len(devices)])
+    with _device_lock(str(slot.device)):
+        set_threads(runtime.threads)
+        started = time.perf_counter()
+        yield slot
+        slot.seconds = time.perf_counter() - started
+
+
+# Loaders are called with the device's slot held, so no model is loaded twice at once.
+
+
+@lru_cache(maxsize=8)
+def decoder(name: str, weights: WeightsConfig, device: torch.device, dtype: str) -> LoadedDecoder:
+    """The decoder `name`, in the precision of the run."""
+    return loading.load_decoder(name, weights, device, resolve_dtype(dtype, device))
+
+
+@lru_cache(maxsize=8)
+def vqgan(name: str, weights: WeightsConfig, device: torch.device) -> LoadedVqGan:
+    """The VQ-GAN `name`, in float32: the 8 bits of a bfloat16 show as bands in an even sky."""
+    return loading.load_vqgan(name, weights, device)
+
+
+@lru_cache(maxsize=8)
+def scorer(name: str, weights: WeightsConfig, device: torch.device) -> LoadedScorer:
+    """The ruCLIP `name`, in float32: candidates differ by less than bfloat16 can tell."""
+    return loading.load_scorer(name, weights, device)
+
+
+@lru_cache(maxsize=8)
+def upscaler(name: str, weights: WeightsConfig, device: torch.device) -> LoadedUpscaler:
+    """The super-resolution network `name`, in float32, as the VQ-GAN."""
+    return loading.load_upscaler(name, weights, device)
+
+
+@lru_cache(maxsize=8)
+def translator(name: str, weights: WeightsConfig, device: torch.device) -> Translator:
+    """The translator `name`, in float32."""
+    return loading.load_translator(name, weights, device)
+
+
+@cache
+def _device_lock(device: str) -> threading.Lock:
+    return threading.Lock()

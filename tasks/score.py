@@ -1,0 +1,82 @@
+"""Score: how well every picture shows its prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from prefect import task
+
+from rudalle_lib.config import RuntimeConfig, ScoreConfig, WeightsConfig
+from rudalle_lib.images import decode_image
+from rudalle_lib.records import (
+    PictureRecord,
+    ScoreRecord,
+    ShardSpec,
+    StageArtifact,
+    TranslationRecord,
+    from_table,
+    to_table,
+)
+from rudalle_lib.scoring import Scorer
+from rudalle_lib.selection import rank
+from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
+from rudalle_lib.storage import Storage
+from tasks.loaded_models import device_slot, scorer
+from tasks.options import OPTIONS, run_name
+from tasks.progress import reporter
+
+STAGE = "score"
+
+
+@task(name=STAGE, task_run_name=run_name(STAGE), **OPTIONS)
+def score(
+    section: ScoreConfig,
+    runtime: RuntimeConfig,
+    weights: WeightsConfig,
+    shard: ShardSpec,
+    translated: StageArtifact,
+    decoded: StageArtifact,
+    output: str,
+    fingerprint: str,
+) -> StageArtifact:
+    """Score every picture that there is; `ScoreRecord`s in the order of the pictures."""
+    storage = Storage(output)
+    done = find_artifact(storage, STAGE, shard, fingerprint)
+    if done is not None:
+        return done
+    translations = from_table(read_artifact(storage, translated), TranslationRecord)
+    texts = {row.prompt_id: row.text_ru or "" for row in translations}
+    rows = from_table(read_artifact(storage, decoded), PictureRecord)
+    drawn = [row for row in rows if row.picture is not None]
+    with device_slot(runtime, shard.index) as slot:
+        loaded = scorer(section.model, weights, slot.device)
+        model = Scorer(loaded.model, loaded.tokenizer, section.templates, section.batch_size)
+        scores = _scores(model, drawn, texts, section.batch_size, shard.index)
+    ranks = rank([row.prompt_id for row in drawn], scores)
+    records = [
+        ScoreRecord(row.image_id, row.prompt_id, cosine, place)
+        for row, cosine, place in zip(drawn, scores, ranks, strict=True)
+    ]
+    table = to_table(records, ScoreRecord)
+    return write_artifact(storage, STAGE, shard, fingerprint, table, slot.seconds)
+
+
+def _scores(
+    model: Scorer,
+    rows: Sequence[PictureRecord],
+    texts: dict[str, str],
+    batch_size: int,
+    shard_index: int,
+) -> list[float]:
+    """The cosine of each picture with its prompt; pictures are unpacked a batch at a time."""
+    report = reporter(STAGE, shard_index)
+    features = model.text_features([texts[row.prompt_id] for row in rows])  # [N, E]
+    scores: list[float] = []
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        pictures = torch.stack([decode_image(row.picture or b"") for row in batch])
+        cosines = (model.image_features(pictures) * features[start : start + len(batch)]).sum(dim=1)
+        scores += cosines.tolist()
+        report(len(scores), len(rows))
+    return scores

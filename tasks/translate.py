@@ -1,0 +1,65 @@
+"""Translate: every prompt of a shard in Russian, the language that the decoder reads."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from rudalle_lib.config import RuntimeConfig, TranslateConfig, WeightsConfig
+from rudalle_lib.records import Prompt, ShardSpec, StageArtifact, TranslationRecord, to_table
+from rudalle_lib.stages import find_artifact, read_prompts, write_artifact
+from rudalle_lib.storage import Storage
+from rudalle_lib.translation import detect_language
+from tasks.loaded_models import device_slot, translator
+from tasks.options import OPTIONS, run_name
+
+STAGE = "translate"
+
+
+@task(name=STAGE, task_run_name=run_name(STAGE), **OPTIONS)
+def translate(
+    section: TranslateConfig,
+    runtime: RuntimeConfig,
+    weights: WeightsConfig,
+    shard: ShardSpec,
+    output: str,
+    fingerprint: str,
+) -> StageArtifact:
+    """Translate what is not Russian; `TranslationRecord`s in the order of the plan.
+
+    A prompt that the translator has no good answer for gets none, and becomes a reject.
+    """
+    storage = Storage(output)
+    done = find_artifact(storage, STAGE, shard, fingerprint)
+    if done is not None:
+        return done
+    prompts = read_prompts(storage, shard)
+    languages = [_language(prompt, section) for prompt in prompts]
+    foreign = [
+        prompt.text for prompt, language in zip(prompts, languages, strict=True) if language != "ru"
+    ]
+    seconds = 0.0
+    translated: dict[str, str | None] = {}
+    if foreign:
+        with device_slot(runtime, shard.index) as slot:
+            model = translator(section.model, weights, slot.device)
+            answers = model.translate(foreign, "en", section.batch_size)
+        seconds = slot.seconds
+        translated = dict(zip(foreign, answers, strict=True))
+    records = [
+        TranslationRecord(
+            prompt.prompt_id,
+            prompt.text,
+            language,
+            prompt.text if language == "ru" else translated[prompt.text],
+        )
+        for prompt, language in zip(prompts, languages, strict=True)
+    ]
+    table = to_table(records, TranslationRecord)
+    return write_artifact(storage, STAGE, shard, fingerprint, table, seconds)
+
+
+def _language(prompt: Prompt, section: TranslateConfig) -> str:
+    """As the row says, else as the run says, else as the script tells."""
+    if prompt.lang is not None:
+        return prompt.lang
+    return detect_language(prompt.text) if section.language == "auto" else section.language

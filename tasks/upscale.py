@@ -1,0 +1,86 @@
+"""Upscale: the chosen pictures, enlarged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from prefect import task
+
+from rudalle_lib.config import RuntimeConfig, ScoreConfig, UpscaleConfig, WeightsConfig
+from rudalle_lib.images import decode_image, encode_image
+from rudalle_lib.models.rrdbnet import RrdbNet
+from rudalle_lib.records import (
+    PictureRecord,
+    ScoreRecord,
+    ShardSpec,
+    StageArtifact,
+    from_table,
+    to_table,
+)
+from rudalle_lib.selection import is_kept
+from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
+from rudalle_lib.storage import Storage
+from rudalle_lib.upscaling import upscale as enlarge
+from tasks.loaded_models import device_slot, upscaler
+from tasks.options import OPTIONS, run_name
+from tasks.progress import reporter
+
+STAGE = "upscale"
+
+
+@task(name=STAGE, task_run_name=run_name(STAGE), **OPTIONS)
+def upscale(
+    section: UpscaleConfig,
+    selection: ScoreConfig,
+    runtime: RuntimeConfig,
+    weights: WeightsConfig,
+    shard: ShardSpec,
+    decoded: StageArtifact,
+    scored: StageArtifact,
+    output: str,
+    fingerprint: str,
+) -> StageArtifact:
+    """Enlarge the pictures that are kept; `PictureRecord`s in the order of the decoded ones.
+
+    The artifact may hold more than is kept now: pictures that an earlier threshold let through.
+    With those, a changed threshold costs only the pictures that it newly lets through.
+    """
+    storage = Storage(output)
+    scores = from_table(read_artifact(storage, scored), ScoreRecord)
+    kept = {row.image_id for row in scores if is_kept(row, selection)}
+    done = find_artifact(storage, STAGE, shard, fingerprint)
+    before = [] if done is None else from_table(read_artifact(storage, done), PictureRecord)
+    missing = kept - {row.image_id for row in before}
+    if done is not None and not missing:
+        return done
+    rows = from_table(read_artifact(storage, decoded), PictureRecord)
+    drawn = [row for row in rows if row.image_id in missing]
+    with device_slot(runtime, shard.index) as slot:
+        model = upscaler(section.model or "", weights, slot.device).model if drawn else None
+        enlarged = _enlarge(model, drawn, section, shard.index) if model else []
+    have = {row.image_id: row for row in (*before, *enlarged)}
+    records = [have[row.image_id] for row in rows if row.image_id in have]
+    seconds = slot.seconds + (done.seconds if done is not None else 0.0)
+    return write_artifact(
+        storage, STAGE, shard, fingerprint, to_table(records, PictureRecord), seconds
+    )
+
+
+def _enlarge(
+    model: RrdbNet, rows: Sequence[PictureRecord], section: UpscaleConfig, shard_index: int
+) -> list[PictureRecord]:
+    report = reporter(STAGE, shard_index)
+    device = model.conv_first.weight.device
+    enlarged: list[PictureRecord] = []
+    for start in range(0, len(rows), section.batch_size):
+        batch = rows[start : start + section.batch_size]
+        pictures = torch.stack([decode_image(row.picture or b"") for row in batch])
+        large = enlarge(model, pictures.to(device), section.batch_size, section.tile).cpu()
+        height, width = large.shape[2:]
+        enlarged += [
+            PictureRecord(row.image_id, row.prompt_id, width, height, encode_image(picture))
+            for row, picture in zip(batch, large, strict=True)
+        ]
+        report(len(enlarged), len(rows))
+    return enlarged
