@@ -30,10 +30,15 @@ def stage_path(stage: str, index: int) -> str:
     return f"{STAGES_FOLDER}/{stage}/{shard_name(index)}.parquet"
 
 
+def images_folder(index: int) -> str:
+    """The published images of a shard."""
+    return f"{IMAGES_FOLDER}/{shard_name(index)}"
+
+
 def image_path(index: int, image_id: str, image_format: str) -> str:
     """A published image; `image_format` is png, webp or jpeg."""
     suffix = {"jpeg": "jpg"}.get(image_format, image_format)
-    return f"{IMAGES_FOLDER}/{shard_name(index)}/{image_id}.{suffix}"
+    return f"{images_folder(index)}/{image_id}.{suffix}"
 
 
 def metadata_path(index: int) -> str:

@@ -162,15 +162,18 @@ class ScoreRecord:
 # --- the dataset -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRecord:
-    """One published image: a row of the dataset's metadata; pass-through columns follow."""
+    """One published image: a row of the dataset's metadata; pass-through columns follow.
+
+    The writer of the dataset fills in `path`, `bytes` and `sha256`.
+    """
 
     image_id: Annotated[str, "Prompt id and replica: <prompt_id>-<replica>"]
     prompt_id: Annotated[str, "Prompt"]
     replica: Annotated[int, pa.int32(), "Number of the candidate among those of its prompt"]
     shard: Annotated[int, pa.int32(), "Shard of the plan that the prompt is in"]
-    path: Annotated[str, "Image file, relative to the output folder"]
+    path: Annotated[str, "Image file, relative to the output folder"] = ""
     text: Annotated[str, "Prompt as given"]
     text_ru: Annotated[str, "Prompt in Russian, as the decoder read it"]
     lang: Annotated[str, "Language of the prompt, given or detected"]
@@ -181,8 +184,8 @@ class ImageRecord:
     ppl: Annotated[float, pa.float32(), "Mean perplexity of the image tokens"]
     width: Annotated[int, pa.int32(), "Width in pixels"]
     height: Annotated[int, pa.int32(), "Height in pixels"]
-    bytes: Annotated[int, pa.int64(), "Size of the image file"]
-    sha256: Annotated[str, "SHA-256 of the image file"]
+    bytes: Annotated[int, pa.int64(), "Size of the image file"] = 0
+    sha256: Annotated[str, "SHA-256 of the image file"] = ""
     temperature: Annotated[float, pa.float64(), "Sampling temperature"]
     top_k: Annotated[int, pa.int32(), "Sampled among the k likeliest tokens; 0 is all"]
     top_p: Annotated[float, pa.float64(), "Sampled among the tokens of this mass"]
@@ -325,5 +328,6 @@ def from_table(table: pa.Table, record: type[Record]) -> list[Record]:
 
     Raises `KeyError` where a column of the record is missing.
     """
-    columns = [table.column(name).to_pylist() for name in schema(record).names]
-    return [record(*row) for row in zip(*columns, strict=True)]
+    names = schema(record).names
+    columns = [table.column(name).to_pylist() for name in names]
+    return [record(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]

@@ -126,7 +126,7 @@ class Storage:
         """Read a Parquet file, or some columns of it."""
         content = self.read_bytes(path)
         with clear_errors("read", self.url(path)):
-            return _parquet(pa.BufferReader(content)).read(columns)
+            return _parquet(pa.BufferReader(content)).read(columns, use_threads=False)
 
     def read_metadata(self, path: str) -> dict[str, str] | None:
         """The schema metadata of a Parquet file, read from its end; None where there is none.
