@@ -1,0 +1,59 @@
+"""Train the whole demo stack from nothing, one model after the other, then measure it.
+
+    python -m rudalle_lib.training.all --work runs/train-demo --out rudalle_lib/demo/weights
+
+Each part resumes from its last checkpoint, and a part whose weights folder is complete in the work
+folder's record is not trained again, so the command may be stopped and started as often as need be.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rudalle_lib.training import (
+    decoder,
+    quality,
+    ruclip,
+    super_resolution,
+    translation,
+    vqgan,
+    vqgan_decoder,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/train-demo"))
+    parser.add_argument("--out", type=Path, default=Path("rudalle_lib/demo/weights"))
+    options = parser.parse_args(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+
+    def folder(name: str) -> list[str]:
+        return ["--work", str(options.work / name), "--out", str(options.out / name)]
+
+    vq, dalle = str(options.out / "demo-vqgan"), str(options.out / "demo-dalle")
+    parts: dict[str, Callable[[], None]] = {
+        "demo-vqgan": lambda: vqgan.main(folder("demo-vqgan")),
+        "demo-vqgan-decoder": lambda: vqgan_decoder.main(
+            ["--work", str(options.work / "demo-vqgan-decoder"), "--weights", vq]
+        ),
+        "demo-dalle": lambda: decoder.main([*folder("demo-dalle"), "--vqgan", vq, "--compile"]),
+        "demo-realesrgan-x2": lambda: super_resolution.main(
+            [*folder("demo-realesrgan-x2"), "--vqgan", vq]
+        ),
+        "demo-ruclip": lambda: ruclip.main(
+            [*folder("demo-ruclip"), "--vqgan", vq, "--decoder", dalle]
+        ),
+        "demo-marian": lambda: translation.main(folder("demo-marian")),
+        "quality": lambda: quality.main(["--out", str(options.out.parent / "quality.json")]),
+    }
+    for name, train in parts.items():
+        done = options.work / f"{name}.done"
+        if not done.exists():
+            train()
+            done.touch()
+
+
+if __name__ == "__main__":
+    main()
