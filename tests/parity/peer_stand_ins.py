@@ -1,16 +1,19 @@
 """Stand-ins that let the reference implementations import beside today's libraries.
 
 rudalle 1.1.3 and ruclip 0.0.2 import torchvision, `huggingface_hub.cached_download` and
-`transformers.top_k_top_p_filtering`; the first is not needed to make golden outputs, the others
+`transformers.top_k_top_p_filtering`; of the first only a few functions are needed, the others
 are gone. Call `install()` before importing a peer. Only the scripts that make goldens use it.
 """
 
 import importlib
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 
@@ -48,12 +51,74 @@ def top_k_top_p_filtering(logits: Tensor, top_k: int = 0, top_p: float = 1.0) ->
 
 
 def _add_torchvision() -> None:
-    """An empty torchvision with the submodules that are imported by name."""
+    """A torchvision with the submodules imported by name, and what ruclip's processor uses."""
     torchvision = ModuleType("torchvision")
     transforms = ModuleType("torchvision.transforms")
     functional = ModuleType("torchvision.transforms.functional")
     utils = ModuleType("torchvision.utils")
     torchvision.transforms, torchvision.utils = transforms, utils  # type: ignore[attr-defined]
     transforms.functional = functional  # type: ignore[attr-defined]
+    for stand_in in (Compose, Lambda, RandomResizedCrop, ToTensor, Normalize):
+        setattr(transforms, stand_in.__name__, stand_in)
     for module in (torchvision, transforms, functional, utils):
         sys.modules[module.__name__] = module
+
+
+class Compose:
+    """One transform after the other."""
+
+    def __init__(self, steps: list[Callable[[Any], Any]]) -> None:
+        self.steps = steps
+
+    def __call__(self, value: Any) -> Any:
+        for step in self.steps:
+            value = step(value)
+        return value
+
+
+class Lambda:
+    """A function as a transform."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def __call__(self, value: Any) -> Any:
+        return self.function(value)
+
+
+class RandomResizedCrop:
+    """What torchvision does for scale and ratio 1, the only case here; default filter: bilinear.
+
+    A square crop of the picture's area fits only a square picture, so after ten tries the largest
+    central square is taken. (Nearly square pictures may fit by rounding; torchvision then shifts
+    the crop by a random pixel.) Compared with torchvision 0.29.2: equal bytes.
+    """
+
+    def __init__(self, size: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
+        if scale != (1.0, 1.0) or ratio != (1.0, 1.0):
+            raise NotImplementedError("only the whole picture at ratio 1 is needed here")
+        self.size = size
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        return square.resize((self.size, self.size), Image.Resampling.BILINEAR)
+
+
+class ToTensor:
+    """A Pillow RGB image to float32 [3, H, W] in [0, 1]."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        pixels = torch.from_numpy(np.array(image))
+        return pixels.permute(2, 0, 1).contiguous().float().div(255)
+
+
+class Normalize:
+    """(value - mean) / std by channel."""
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        self.mean, self.std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (mean, std))
+
+    def __call__(self, value: Tensor) -> Tensor:
+        return value.sub(self.mean).div(self.std)
