@@ -1,0 +1,184 @@
+"""Which ideal shape a silhouette is, and how well it fits: geometry, no trained network.
+
+Every candidate shape has its size and place computed in closed form from the silhouette's moments
+and box, is drawn as a distance field, and laid over the silhouette. Two measures come out: the
+overlap (intersection over union), which says which shape it is, and the flaw, how deep in pixels the
+two disagree, which says whether it is well made. The overlap alone would forgive a large shape a
+bite that anyone sees; the flaw alone would forgive a small circle that wobbles.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]
+Field = NDArray[np.float64]
+
+LEAST_OVERLAP = 0.95
+"""Overlap below which a figure is malformed."""
+LEAST_MARGIN = 0.03
+"""Lead in overlap over the next best shape below which a figure is neither, so malformed."""
+LARGEST_FLAW = 1.75
+"""Depth in pixels above which a dent, a bump or a hole makes a figure malformed."""
+PAD = 6  # pixels around the silhouette into which a candidate may reach
+EDGE = 0.5  # the edge crosses pixels whose centres are this near
+FLAW_RANK = 3  # the flaw is the depth of this pixel, from the deepest
+BAR_ASPECT = (2.2, 5.2)  # length to thickness; scenes have 2.5 to 4.5
+ARM_RATIO = (0.26, 0.52)  # thickness of a cross's beams to their length; scenes have 0.33 to 0.43
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The ideal shape that lies best over a silhouette, in pixels.
+
+    `side` is the side of the figure's square as in `scenes.SIDES`; `centre` is the centre (x, y) of
+    its bounding box; `overlap` is intersection over union, `margin` its lead over the next best
+    shape; `flaw` is the depth of the disagreement.
+    """
+
+    shape: str
+    side: float
+    centre: tuple[float, float]
+    overlap: float
+    margin: float
+    flaw: float
+
+    @property
+    def malformed(self) -> bool:
+        """Whether the silhouette is too far from every ideal shape, or between two of them."""
+        return (
+            self.overlap < LEAST_OVERLAP or self.margin < LEAST_MARGIN or self.flaw > LARGEST_FLAW
+        )
+
+
+@dataclass(frozen=True)
+class _Ideal:
+    """A candidate: its measures, and at every pixel its signed distance (negative inside)."""
+
+    shape: str
+    side: float
+    centre: tuple[float, float]
+    distance: Field
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Area, centroid, second moments and box of a silhouette, pixels counted as unit squares."""
+
+    area: float
+    x: float
+    y: float
+    xx: float
+    yy: float
+    xy: float
+    box: tuple[float, float, float, float]  # left, top, right, bottom
+
+
+def fit_shape(silhouette: Mask) -> Fit:
+    """The best of all ideal shapes for a silhouette, bool [height, width] with a pixel set."""
+    mask = np.pad(silhouette, PAD)
+    ranked = sorted(((_overlap(mask, i), i) for i in _ideals(mask)), key=lambda pair: -pair[0])
+    overlap, best = ranked[0]
+    other = max(value for value, ideal in ranked if ideal.shape != best.shape)
+    x, y = best.centre
+    centre = (float(x - PAD), float(y - PAD))
+    return Fit(best.shape, float(best.side), centre, overlap, overlap - other, _flaw(mask, best))
+
+
+def _differing(mask: Mask, ideal: _Ideal) -> Mask:
+    """Where silhouette and ideal disagree; pixels that the ideal's edge crosses agree."""
+    return (mask ^ (ideal.distance <= 0)) & (np.abs(ideal.distance) > EDGE)
+
+
+def _overlap(mask: Mask, ideal: _Ideal) -> float:
+    """Intersection over union."""
+    union = np.count_nonzero(mask | (ideal.distance <= 0))
+    return 1 - int(np.count_nonzero(_differing(mask, ideal))) / int(union)
+
+
+def _flaw(mask: Mask, ideal: _Ideal) -> float:
+    """Depth of the worst disagreement in pixels, the two deepest pixels left out as noise."""
+    depths = np.sort(np.abs(ideal.distance[_differing(mask, ideal)]))
+    return float(depths[-FLAW_RANK]) if len(depths) >= FLAW_RANK else 0.0
+
+
+def _moments(mask: Mask) -> _Moments:
+    rows, columns = np.nonzero(mask)
+    y, x = rows.mean() + 0.5, columns.mean() + 0.5
+    dy, dx = rows + 0.5 - y, columns + 0.5 - x
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    spread = ((dx * dx).mean() + 1 / 12, (dy * dy).mean() + 1 / 12, (dx * dy).mean())
+    return _Moments(len(rows), x, y, *spread, box)
+
+
+def _ideals(mask: Mask) -> Iterator[_Ideal]:
+    """Every candidate that the silhouette's proportions allow."""
+    moments = _moments(mask)
+    height, width = mask.shape
+    x = np.arange(width, dtype=np.float64)[None, :] + 0.5  # pixel centres, [1, width]
+    y = np.arange(height, dtype=np.float64)[:, None] + 0.5  # [height, 1]
+    yield _square(moments, x, y)
+    yield _circle(moments, x, y)
+    yield _triangle(moments, x, y)
+    yield from _cross(moments, x, y)
+    for angle in (0, 45, 90, 135):
+        yield from _bar(moments, x, y, angle)
+
+
+def _square(m: _Moments, x: Field, y: Field) -> _Ideal:
+    side = m.area**0.5
+    distance = _rectangle(x - m.x, y - m.y, side, side)
+    return _Ideal("square", side, (m.x, m.y), distance)
+
+
+def _circle(m: _Moments, x: Field, y: Field) -> _Ideal:
+    radius = (m.area / np.pi) ** 0.5
+    distance = np.hypot(x - m.x, y - m.y) - radius
+    return _Ideal("circle", 2 * radius, (m.x, m.y), distance)
+
+
+def _triangle(m: _Moments, x: Field, y: Field) -> _Ideal:
+    """Upright, as wide as high: its centroid lies two thirds down, its flanks fall two to one."""
+    side = (2 * m.area) ** 0.5
+    top = m.y - side * 2 / 3
+    flanks = (2 * np.abs(x - m.x) - (y - top)) / 5**0.5
+    distance = np.maximum(flanks, y - top - side)
+    return _Ideal("triangle", side, (m.x, top + side / 2), distance)
+
+
+def _cross(m: _Moments, x: Field, y: Field) -> Iterator[_Ideal]:
+    """Two equal beams: the box gives their length, the area 2 side arm - arm^2 their thickness."""
+    left, top, right, bottom = m.box
+    side = (right - left + bottom - top) / 2
+    arm = side - max(side * side - m.area, 0) ** 0.5
+    if ARM_RATIO[0] <= arm / side <= ARM_RATIO[1]:
+        dx, dy = x - m.x, y - m.y
+        distance = np.minimum(_rectangle(dx, dy, side, arm), _rectangle(dx, dy, arm, side))
+        yield _Ideal("cross", side, (m.x, m.y), distance)
+
+
+def _bar(m: _Moments, x: Field, y: Field, angle: int) -> Iterator[_Ideal]:
+    """A long rectangle at an angle (degrees, counter-clockwise as seen)."""
+    turn = np.deg2rad(angle)
+    cos, sin = float(np.cos(turn)), float(-np.sin(turn))  # rows run downwards
+    length = (12 * (m.xx * cos * cos + 2 * m.xy * sin * cos + m.yy * sin * sin)) ** 0.5
+    thickness = m.area / length
+    if not BAR_ASPECT[0] <= length / thickness <= BAR_ASPECT[1]:
+        return
+    dx, dy = x - m.x, y - m.y
+    distance = _rectangle(dx * cos + dy * sin, dy * cos - dx * sin, length, thickness)
+    yield _Ideal("bar", _bar_side(length, thickness, angle), (m.x, m.y), distance)
+
+
+def _bar_side(length: float, thickness: float, angle: int) -> float:
+    """The side that a bar of this length stands for, as scenes lay bars out."""
+    if angle in (0, 90):
+        return length - 8
+    return (length + thickness) / 2**0.5 - 4
+
+
+def _rectangle(dx: Field, dy: Field, width: float, height: float) -> Field:
+    """Signed distance from a rectangle about the origin; outside its corners a lower bound."""
+    return np.maximum(np.abs(dx) - width / 2, np.abs(dy) - height / 2)
