@@ -1,0 +1,243 @@
+"""Translation of prompts by a Marian network, with guards against its ways of failing.
+
+Decoding is greedy, so the same text always gives the same translation. A translation that loops,
+never ends, is empty or has an odd length is given as None, never passed on.
+
+Paper: Junczys-Dowmunt et al., "Marian: Fast Neural Machine Translation in C++", arXiv:1804.00344;
+models: Tiedemann and Thottingal, OPUS-MT. Network and tokenizer: Hugging Face `transformers`.
+"""
+
+import json
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from rudalle_lib.checkpoints import StateDict, check_match, load_state_dict
+from rudalle_lib.errors import WeightsError
+from rudalle_lib.tokenizer import WORD_MARK
+
+if TYPE_CHECKING:
+    from transformers import MarianMTModel, MarianTokenizer
+
+Language = Literal["ru", "en"]
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Names under which weights are looked for, the preferred one first."""
+
+EMBEDDINGS = (
+    "model.shared.weight",
+    "model.encoder.embed_tokens.weight",
+    "model.decoder.embed_tokens.weight",
+    "lm_head.weight",
+)
+"""Names of one and the same tensor, of which a file may leave out all but one."""
+
+COMPUTED = (
+    "final_logits_bias",
+    "model.encoder.embed_positions.weight",
+    "model.decoder.embed_positions.weight",
+)
+"""What the network makes itself: a bias of zeros and tables of sines, unless the file has them."""
+
+MAX_UNKNOWN = 0.5
+"""Share of unknown characters from which on a text is not in the translator's language."""
+
+LOOP_REPEATS = 4
+"""Times that up to four words may follow themselves before a translation is a loop."""
+
+
+def detect_language(text: str) -> Language:
+    """Tell the language by the script: "ru" if at least half of the letters are Cyrillic.
+
+    A text without letters needs no translation and counts as "ru"; any other script as "en".
+    """
+    letters = [character for character in text if character.isalpha()]
+    cyrillic = sum("CYRILLIC" in unicodedata.name(character, "") for character in letters)
+    return "ru" if 2 * cyrillic >= len(letters) else "en"
+
+
+class Translator:
+    """A Marian network with its tokenizer. Make one with `Translator.load`."""
+
+    def __init__(self, model: "MarianMTModel", tokenizer: "MarianTokenizer") -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_pieces: int = model.config.max_position_embeddings
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Self:
+        """Load a folder in the layout of the OPUS-MT repositories.
+
+        Args:
+            folder: holds `config.json`, `source.spm`, `target.spm`, `vocab.json` and the weights as
+                `model.safetensors` or `pytorch_model.bin`.
+            device: where the network goes.
+            dtype: of its weights.
+
+        Raises:
+            WeightsError: a file is missing or broken, or the weights do not fit.
+        """
+        tokenizer = load_tokenizer(folder)
+        model = _load_model(folder).to(device=device, dtype=dtype)
+        return cls(model.eval().requires_grad_(False), tokenizer)
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        language: Literal["auto", "ru", "en"] = "auto",
+        batch_size: int = 32,
+    ) -> list[str | None]:
+        """Translate texts; each distinct text once, in batches of similar length.
+
+        Args:
+            texts: any texts; those in Russian are given back as they are.
+            language: of the texts; "auto" tells it text by text (`detect_language`).
+            batch_size: texts at once.
+
+        Returns:
+            A translation for each text, in order; None where there is no good one.
+        """
+        done: dict[str, str | None] = {}
+        for text in texts:
+            spoken = detect_language(text) if language == "auto" else language
+            done[text] = text if spoken == "ru" else None
+        pieces = {text: self._pieces(text) for text, known in done.items() if known is None}
+        waiting = sorted((text for text in pieces if pieces[text]), key=lambda t: len(pieces[t]))
+        for start in range(0, len(waiting), batch_size):
+            batch = waiting[start : start + batch_size]
+            done.update(zip(batch, self._translate_batch(batch, pieces), strict=True))
+        return [done[text] for text in texts]
+
+    def _pieces(self, text: str) -> list[int]:
+        """Ids of a text with EOS; empty if it cannot be translated."""
+        line = " ".join(text.split())
+        ids: list[int] = self.tokenizer(line)["input_ids"]
+        readable = self._unknown_share(line) < MAX_UNKNOWN
+        return ids if readable and len(ids) <= self.max_pieces else []
+
+    def _unknown_share(self, line: str) -> float:
+        """Share of characters that no piece of the source language covers; 1 if there are none."""
+        spm = self.tokenizer.spm_source
+        pieces: list[str] = spm.encode(line, out_type=str)
+        lengths = [len(piece.strip(WORD_MARK)) for piece in pieces]
+        unknown = [spm.piece_to_id(piece) == spm.unk_id() for piece in pieces]
+        total = sum(lengths)
+        return sum(n for n, u in zip(lengths, unknown, strict=True) if u) / total if total else 1.0
+
+    def _translate_batch(
+        self, texts: Sequence[str], pieces: dict[str, list[int]]
+    ) -> Iterator[str | None]:
+        ids, mask = self._padded([pieces[text] for text in texts])
+        for text, target in zip(texts, self._generate(ids, mask), strict=True):
+            ended = self.tokenizer.eos_token_id in target
+            translation = self.tokenizer.decode(
+                target, skip_special_tokens=True, use_source_tokenizer=False
+            ).strip()
+            yield translation if ended and is_plausible(text, translation) else None
+
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids int64 [B, S], padded on the right, and the mask of what is not padding."""
+        width, pad = max(map(len, rows)), self.tokenizer.pad_token_id
+        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        return ids.to(self.model.device), mask.to(self.model.device)
+
+    @torch.inference_mode()
+    def _generate(self, ids: Tensor, mask: Tensor) -> list[list[int]]:
+        from transformers import GenerationConfig
+
+        config = self.model.config
+        settings = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            # Twice the source and a little is longer than any sound translation.
+            max_new_tokens=min(self.max_pieces - 1, 2 * ids.shape[1] + 16),
+            pad_token_id=config.pad_token_id,
+            eos_token_id=config.eos_token_id,
+            decoder_start_token_id=config.decoder_start_token_id,
+            bad_words_ids=[[config.pad_token_id]],  # the networks give it a logit like any other
+        )
+        targets: Tensor = self.model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=settings
+        )
+        rows: list[list[int]] = targets[:, 1:].tolist()  # without the start token
+        return rows
+
+
+def is_plausible(source: str, translation: str) -> bool:
+    """Whether a translation is not empty, not of an odd length and not a loop."""
+    shorter, longer = sorted((len(source), len(translation)))
+    if not translation or longer > 3 * shorter + 20:
+        return False
+    return _repeats(translation) < max(LOOP_REPEATS, _repeats(source) + 1)
+
+
+def _repeats(text: str) -> int:
+    """How often, at most, one to four words stand right behind themselves, the first time too."""
+    words, most = text.lower().split(), 1
+    for size in range(1, 5):
+        run = 0
+        for index in range(size, len(words)):
+            run = run + 1 if words[index] == words[index - size] else 0
+            most = max(most, run // size + 1)
+    return most
+
+
+def load_tokenizer(folder: Path) -> "MarianTokenizer":
+    """Read `source.spm`, `target.spm` and `vocab.json`; a `WeightsError` names what is wrong."""
+    from transformers import MarianTokenizer
+
+    files = {role: folder / name for role, name in (
+        ("source_spm", "source.spm"), ("target_spm", "target.spm"), ("vocab", "vocab.json"),
+    )}  # fmt: skip
+    missing = [str(path) for path in files.values() if not path.is_file()]
+    if missing:
+        raise WeightsError(f"the translator lacks {', '.join(missing)}")
+    try:
+        with warnings.catch_warnings():
+            # It recommends sacremoses, which this class loads but does not use.
+            warnings.simplefilter("ignore")
+            # Long texts are rejected here, with a reason; the tokenizer would only log them.
+            return MarianTokenizer(
+                **{role: str(path) for role, path in files.items()}, model_max_length=2**30
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"cannot read the translator's vocabulary in {folder}: {error}"
+        ) from error
+
+
+def _load_model(folder: Path) -> "MarianMTModel":
+    from transformers import MarianConfig, MarianMTModel
+
+    weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise WeightsError(f"the translator has no weights: expected {folder / WEIGHTS[0]}")
+    try:
+        values: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+        model = MarianMTModel(MarianConfig.from_dict(values))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise WeightsError(f"cannot read {folder / 'config.json'}: {error}") from error
+    expected = model.state_dict()
+    state = _completed(load_state_dict(weights), expected)
+    check_match(expected, state, weights)
+    model.load_state_dict(state)
+    return model
+
+
+def _completed(state: StateDict, expected: StateDict) -> StateDict:
+    """Fill in the tensors that a file may leave out."""
+    computed = {name: expected[name] for name in COMPUTED if name in expected}
+    shared = next((state[name] for name in EMBEDDINGS if name in state), None)
+    tied = {name: shared for name in EMBEDDINGS if name in expected and shared is not None}
+    return {**computed, **tied, **state}
