@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 
-def _as_int64(unsigned: int) -> int:
-    return unsigned - (1 << 64) if unsigned >> 63 else unsigned
+def _as_int64(number: int) -> int:
+    """A Python integer as int64 arithmetic has it, wrapped around."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 GOLDEN_GAMMA = _as_int64(0x9E3779B97F4A7C15)
@@ -44,7 +45,7 @@ def gumbel_noise(seeds: Tensor, step: int, vocab_size: int) -> Tensor:
         float32 [B, V]: independent standard Gumbel variates. They are worked out in float64, where
         the last bit of a logarithm, which may differ between devices, is rounded away.
     """
-    stream = _mix(seeds + GOLDEN_GAMMA * (step + 1))  # [B]
+    stream = _mix(seeds + _as_int64(GOLDEN_GAMMA * (step + 1)))  # [B]
     tokens = torch.arange(1, vocab_size + 1, device=seeds.device)
     bits = _mix(stream[:, None] + GOLDEN_GAMMA * tokens)  # [B, V]
     uniform = (_shift_right(bits, 12).double() + 0.5) * 2.0**-52  # strictly between 0 and 1

@@ -174,7 +174,7 @@ def _generate_batch(
     report: Callable[[int], None],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One batch: tokens [B, H * W], mean log-probability [B], ppl [B]."""
-    device = model.to_logits[1].weight.device
+    device = model.image_embeddings.weight.device
     prompts, prompt_of = prompt_index.unique(return_inverse=True)
     decoder = CachedDecoder(model, text_ids[prompts].to(device), prompt_of.to(device))
     sampler = TokenSampler(settings, seeds.to(device))

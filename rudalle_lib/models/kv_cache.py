@@ -41,11 +41,11 @@ class SlotPlan:
     visible: list[slice] | list[Tensor]
 
 
-def plan_slots(kind: LayerKind, grid: TokenGrid) -> SlotPlan:
-    """Lay out the cache of a layer of this kind."""
+def plan_slots(kind: LayerKind, grid: TokenGrid, device: torch.device) -> SlotPlan:
+    """Lay out the cache of a layer of this kind, with any index tables on `device`."""
     if kind is LayerKind.ROW:
         return _ring(grid)
-    return _columns(grid) if kind is LayerKind.COLUMN else _window(grid)
+    return _columns(grid) if kind is LayerKind.COLUMN else _window(grid, device)
 
 
 def _ring(grid: TokenGrid) -> SlotPlan:
@@ -61,12 +61,12 @@ def _columns(grid: TokenGrid) -> SlotPlan:
     return SlotPlan(grid.cells, slot, visible)
 
 
-def _window(grid: TokenGrid) -> SlotPlan:
+def _window(grid: TokenGrid, device: torch.device) -> SlotPlan:
     kept = KERNEL_RADIUS * grid.width if grid.wrap else 0  # first rows, seen again at the end
     ring = (KERNEL_RADIUS + 1) * grid.width
     cells = torch.arange(grid.cells)
     slot = torch.where(cells < kept, cells, kept + (cells - kept) % ring)
-    visible = [slot[seen] for seen in cell_mask(LayerKind.CONVOLUTION, grid)]
+    visible = [slot[seen].to(device) for seen in cell_mask(LayerKind.CONVOLUTION, grid)]
     return SlotPlan(int(slot.max()) + 1, slot.tolist(), visible)
 
 
@@ -155,7 +155,7 @@ class CachedDecoder:
         self.prompt_of = prompt_of
         self._replicas = Replicas(prompt_of, len(text))
         kinds = [layer_kind(index, config.num_layers) for index in range(config.num_layers)]
-        self._plans = {kind: plan_slots(kind, config.grid) for kind in set(kinds)}
+        self._plans = {kind: plan_slots(kind, config.grid, text.device) for kind in set(kinds)}
         self._kinds = kinds
         self._text = model.embed_text(text)  # [P, T or T + 1, C]
         self._positions = model.image_positions()  # [H * W, C]

@@ -94,8 +94,8 @@ def sequence_mask(kind: LayerKind, grid: TokenGrid) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Softmax attention. query [..., Q, D], key and value [..., K, D] -> [..., Q, D].
 
-    `bias`, [..., Q, K], is 0 where the query sees the key and -inf elsewhere. Dense products and a plain
-    softmax, because on a CPU their backward pass is nearly twice as fast as that of
+    `bias`, [..., Q, K], is 0 where the query sees the key and -inf elsewhere. Dense products and
+    a plain softmax, because on a CPU their backward pass is nearly twice as fast as that of
     `scaled_dot_product_attention` with a mask.
     """
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)

@@ -1,0 +1,43 @@
+"""The noise is Gumbel, unrelated between images, steps and tokens, and the same everywhere."""
+
+import math
+
+import pytest
+import torch
+
+from rudalle_lib.noise import gumbel_noise
+
+
+def test_moments_are_those_of_a_gumbel_variate() -> None:
+    noise = gumbel_noise(torch.arange(100), 0, 4000).double()
+    assert noise.mean().item() == pytest.approx(0.57722, abs=0.008)
+    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.03)
+    uniform = torch.exp(-torch.exp(-noise)).flatten()
+    counts = torch.histc(uniform, bins=64, min=0, max=1)
+    expected = uniform.numel() / 64
+    assert ((counts - expected) ** 2 / expected).sum() < 120  # 63 degrees of freedom: p < 1e-5
+
+
+def test_neighbouring_seeds_steps_and_tokens_are_unrelated() -> None:
+    seeds = torch.arange(50)
+    noise, next_step = gumbel_noise(seeds, 0, 2000), gumbel_noise(seeds, 1, 2000)
+    pairs = [(noise, next_step), (noise[:-1], noise[1:]), (noise[:, :-1], noise[:, 1:])]
+    for one, other in pairs:
+        both = torch.stack((one.flatten(), other.flatten()))
+        assert abs(torch.corrcoef(both)[0, 1].item()) < 0.02
+
+
+def test_a_row_does_not_depend_on_its_batch_nor_a_token_on_the_vocabulary() -> None:
+    seeds = torch.tensor([5, 2**63 - 1, 0, 123456789012345678])
+    noise = gumbel_noise(seeds, 17, 1001)
+    for row, seed in enumerate(seeds):
+        alone = gumbel_noise(seed[None], 17, 333)
+        assert torch.equal(alone[0], noise[row, :333])
+    assert torch.equal(gumbel_noise(seeds.flip(0), 17, 1001), noise.flip(0))
+    assert noise.isfinite().all()
+
+
+def test_noise_is_what_it_has_always_been() -> None:
+    noise = gumbel_noise(torch.tensor([0, 2**62 + 1]), 1023, 8192)[:, [0, 8191]]
+    expected = torch.tensor([[0.521825731, 0.663353682], [-1.073548675, 1.766693115]])
+    torch.testing.assert_close(noise, expected, atol=1e-6, rtol=0)

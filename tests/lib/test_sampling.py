@@ -1,0 +1,191 @@
+"""Draws follow the softmax, are the same in any batch, and are those of a naive loop."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from rudalle_lib.errors import RudalleError, SettingsError
+from rudalle_lib.models.dalle import Dalle, DalleConfig
+from rudalle_lib.noise import gumbel_noise
+from rudalle_lib.sampling import SamplingSettings, TokenSampler, generate_tokens
+
+CONFIG = DalleConfig(
+    num_layers=5,
+    hidden_size=24,
+    num_heads=3,
+    text_vocab_size=30,
+    text_length=6,
+    image_vocab_size=16,
+    image_height=5,
+    image_width=5,
+)
+EVERYTHING = SamplingSettings(1.0, 0, 1.0)
+
+
+def build(**changes: Any) -> Dalle:
+    torch.manual_seed(0)
+    model = Dalle(replace(CONFIG, **changes))
+    model.init_weights(0.2, 0.5, 0.3, 0.7)
+    return model.eval()
+
+
+def prompts() -> Tensor:
+    torch.manual_seed(1)
+    return torch.randint(0, 24, (3, 6))
+
+
+def keep(logits: list[float], settings: SamplingSettings) -> list[float]:
+    """Top-k and top-p, one token at a time: what stays keeps its logit."""
+    scaled = torch.tensor(logits) / settings.temperature
+    order = scaled.argsort(descending=True).tolist()[: settings.top_k or None]
+    share = scaled[order].softmax(0)
+    kept, mass = torch.full_like(scaled, -torch.inf), 0.0
+    for token, probability in zip(order, share.tolist(), strict=True):
+        if mass > settings.top_p:
+            break
+        kept[token], mass = scaled[token], mass + probability
+    return kept.tolist()
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+@torch.inference_mode()
+def test_same_noise_gives_the_tokens_and_scores_of_a_naive_loop(version: str) -> None:
+    model, text = build(version=version), prompts()
+    settings = SamplingSettings(1.2, 9, 0.9)
+    seeds = torch.tensor([11, 12, 13])
+    tokens = text
+    for step in range(CONFIG.image_length):  # no cache: the whole forward each step
+        logits = model(tokens)[:, -1, CONFIG.text_vocab_size :]
+        kept = torch.tensor([keep(row, settings) for row in logits.tolist()])
+        token = (kept + gumbel_noise(seeds, step, CONFIG.image_vocab_size)).argmax(1)
+        tokens = torch.cat((tokens, token[:, None]), dim=1)
+    image = tokens[:, CONFIG.text_length :]
+
+    drawn = generate_tokens(model, text, torch.arange(3), seeds, settings, 8)
+    assert torch.equal(drawn.tokens, image)
+
+    first = 6 if version == "v2" else 5
+    logits = model(tokens)[:, first : first + CONFIG.image_length, CONFIG.text_vocab_size :]
+    logprob = logits.log_softmax(-1).gather(2, image[:, :, None])[:, :, 0]
+    torch.testing.assert_close(drawn.logprob, logprob.mean(1))
+    torch.testing.assert_close(drawn.ppl, torch.exp(-logprob[:, 1:]).mean(1))
+
+
+def test_tokens_do_not_depend_on_batch_size_order_or_company() -> None:
+    model, text = build(), prompts()
+    prompt_index = torch.arange(3).repeat_interleave(8)
+    seeds = torch.arange(24) * 1_000_003
+    settings = [SamplingSettings(0.8 + 0.05 * row, row % 5, 1 - 0.02 * row) for row in range(24)]
+
+    def draw(rows: Tensor, batch_size: int) -> Tensor:
+        chosen = [settings[row] for row in rows.tolist()]
+        drawn = generate_tokens(model, text, prompt_index[rows], seeds[rows], chosen, batch_size)
+        return drawn.tokens
+
+    everyone = torch.arange(24)
+    alone = draw(everyone, 1)
+    assert len(alone.unique(dim=0)) > 15
+    for batch_size in (3, 8, 64):
+        assert torch.equal(draw(everyone, batch_size), alone)
+    shuffled = torch.randperm(24)
+    assert torch.equal(draw(shuffled, 7), alone[shuffled])
+    some = torch.tensor([20, 3, 9])
+    assert torch.equal(draw(some, 2), alone[some])
+
+
+def test_draws_follow_the_softmax() -> None:
+    draws = 20_000
+    logits = torch.tensor([0.0, 1.0, 2.0, -1.0, 0.5])
+    sampler = TokenSampler([EVERYTHING] * draws, torch.arange(draws))
+    found = sampler.sample(logits.expand(draws, -1), 0).bincount(minlength=5) / draws
+    torch.testing.assert_close(found, logits.softmax(0), atol=0.012, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        (EVERYTHING, {0, 1, 2, 3, 4}),
+        (SamplingSettings(1.0, 2, 1.0), {0, 1}),
+        (SamplingSettings(1.0, 99, 1.0), {0, 1, 2, 3, 4}),
+        (SamplingSettings(1.0, 0, 0.75), {0, 1}),  # .5 and .3: the one that passes the mass stays
+        (SamplingSettings(1.0, 0, 0.85), {0, 1, 2}),
+        (SamplingSettings(1.0, 0, 1e-9), {0}),
+        (SamplingSettings(1.0, 2, 0.5), {0}),  # mass is counted among the two: .625 and .375
+        (SamplingSettings(4.0, 0, 0.6), {0, 1, 2}),  # a warm softmax is flat
+    ],
+)
+def test_top_k_and_top_p_keep_the_likeliest(settings: SamplingSettings, allowed: set[int]) -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.1, 0.06, 0.04])
+    company = [EVERYTHING, SamplingSettings(1.0, 1, 0.1)]  # must not change the other rows
+    sampler = TokenSampler([settings] * 2000 + company, torch.arange(2002))
+    found = sampler.sample(probabilities.log().expand(2002, -1), 3)
+    assert set(found[:2000].tolist()) == allowed
+
+
+def test_progress_counts_every_token() -> None:
+    seen: list[tuple[int, int]] = []
+    rows = torch.arange(3)
+    generate_tokens(build(), prompts(), rows, rows, EVERYTHING, 2, lambda *at: seen.append(at))
+    assert seen[0] == (2, 75)
+    assert seen[25] == (51, 75)
+    assert seen[-1] == (75, 75)
+    assert len(seen) == 50
+
+
+def test_no_images_are_no_error() -> None:
+    nothing = torch.empty(0, dtype=torch.int64)
+    assert generate_tokens(build(), prompts(), nothing, nothing, [], 4).tokens.shape == (0, 25)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"temperature": 0.0},
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_k": 1.5},
+        {"top_p": 0.0},
+        {"top_p": 1.01},
+        {"top_p": float("nan")},
+    ],
+)
+def test_bad_settings_are_named(bad: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(bad))):
+        SamplingSettings(**bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"batch_size": 0}, "batch_size"),
+        ({"text_ids": torch.zeros(3, 7, dtype=torch.int64)}, r"expected \[prompts, 6\].*\[3, 7\]"),
+        ({"text_ids": torch.full((3, 6), 24)}, r"text_ids: expected 0 \.\.\. 23, found 24"),
+        ({"prompt_index": torch.tensor([0, 3])}, "prompt_index"),
+        ({"seeds": torch.tensor([0.0, 1.0])}, "seeds: expected int64"),
+        ({"seeds": torch.tensor([1])}, "2, 1 and 2"),
+    ],
+)
+def test_what_does_not_fit_fails_before_any_work(bad: dict[str, Any], words: str) -> None:
+    good = {
+        "text_ids": prompts(),
+        "prompt_index": torch.tensor([0, 1]),
+        "seeds": torch.tensor([0, 1]),
+        "settings": EVERYTHING,
+        "batch_size": 2,
+        "progress": lambda *_: pytest.fail("work had begun"),
+    }
+    with pytest.raises(SettingsError, match=words):
+        generate_tokens(build(), **(good | bad))
+
+
+def test_damaged_weights_do_not_become_pictures() -> None:
+    model = build()
+    model.to_logits[1].weight.data[-1, 0] = torch.nan
+    rows = torch.arange(2)
+    with pytest.raises(RudalleError, match="not finite"):
+        generate_tokens(model, prompts(), rows, rows, SamplingSettings(), 2)
