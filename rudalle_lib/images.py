@@ -7,7 +7,6 @@ pixels is written (no time, no software name).
 from __future__ import annotations
 
 import io
-import warnings
 from typing import Any
 
 import numpy as np
@@ -72,15 +71,12 @@ def decode_image(
     if len(data) > max_bytes:
         raise ImageError(f"{name} has {len(data):,} bytes, at most {max_bytes:,} are allowed")
     try:
-        with warnings.catch_warnings():
-            # Our own limit speaks for itself; Pillow's warns of the same.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=ACCEPTED)
+        image = Image.open(io.BytesIO(data), formats=ACCEPTED)
         _check_pixels(image.size, max_pixels, name)
         return from_pil(_flatten(image))
     except ImageError:
         raise
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"{name} has far more than {max_pixels:,} pixels: {error}") from error
     except Exception as error:  # on hostile bytes Pillow's decoders raise nearly anything
         raise ImageError(

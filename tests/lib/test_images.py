@@ -1,0 +1,131 @@
+"""Picture bytes: exact, repeatable, and hostile ones refused with a reason."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from rudalle_lib.errors import ImageError, SettingsError
+from rudalle_lib.images import decode_image, encode_image, to_floats, to_uint8
+
+
+@pytest.fixture
+def picture() -> Tensor:
+    """Flat grounds with a hard edge, as the demo draws them: uint8 [3, 24, 40]."""
+    pixels = np.full((3, 24, 40), 240, dtype=np.uint8)
+    pixels[:, 6:18, 10:30] = np.array([200, 30, 20], dtype=np.uint8)[:, None, None]
+    return torch.from_numpy(pixels)
+
+
+def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def test_png_is_exact(picture: Tensor) -> None:
+    assert decode_image(encode_image(picture, "png")).equal(picture)
+
+
+@pytest.mark.parametrize("image_format", ["webp", "jpeg"])
+def test_lossy_formats_stay_close_and_quality_counts(picture: Tensor, image_format: str) -> None:
+    good, poor = (encode_image(picture, image_format, quality) for quality in (95, 5))
+    assert (decode_image(good).int() - picture.int()).abs().float().mean() < 4
+    assert len(poor) < len(good)
+
+
+@pytest.mark.parametrize("image_format", ["png", "webp", "jpeg"])
+def test_equal_pixels_give_equal_bytes(picture: Tensor, image_format: str) -> None:
+    strided = picture.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    assert encode_image(picture, image_format) == encode_image(strided, image_format)
+
+
+def test_unknown_format_names_the_known(picture: Tensor) -> None:
+    with pytest.raises(SettingsError, match="unknown image format 'gif'; expected one of png"):
+        encode_image(picture, "gif")
+
+
+def test_only_bytes_of_rgb_are_encoded() -> None:
+    with pytest.raises(ValueError, match=r"uint8 \[3, H, W\], found torch.float32 \[3, 2, 2\]"):
+        encode_image(torch.zeros(3, 2, 2))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
+def test_any_mode_becomes_rgb(mode: str) -> None:
+    source = Image.new("RGB", (5, 4), (10, 200, 30)).convert(mode)
+    decoded = decode_image(saved(source, "JPEG" if mode == "CMYK" else "PNG"))
+    assert decoded.shape == (3, 4, 5)
+    assert decoded.dtype == torch.uint8
+
+
+def test_transparency_is_laid_on_white() -> None:
+    clear = decode_image(saved(Image.new("RGBA", (2, 2), (0, 0, 0, 0)), "PNG"))
+    assert clear.unique().tolist() == [255]
+
+
+def bomb() -> bytes:
+    """A small PNG file that claims 60,000 x 60,000 pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + checksum
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    data = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data)
+
+
+def test_sizes_are_checked_before_pixels_are_decoded(picture: Tensor) -> None:
+    data = encode_image(picture)
+    with pytest.raises(ImageError, match="cat.png has 40 x 24 pixels, at most 900 in all"):
+        decode_image(data, max_pixels=900, name="cat.png")
+    with pytest.raises(ImageError, match=r"has \d+ bytes, at most 50 are allowed"):
+        decode_image(data, max_bytes=50)
+    with pytest.raises(ImageError, match="far more than 67,108,864 pixels"):
+        decode_image(bomb())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0" + bytes(40), b"RIFF0000WEBP"],
+)
+def test_what_is_no_picture_is_refused(data: bytes) -> None:
+    with pytest.raises(ImageError, match="scan.jpg is not a readable PNG, JPEG, WEBP file"):
+        decode_image(data, name="scan.jpg")
+
+
+def test_other_formats_are_not_even_tried() -> None:
+    """A GIF is fine, but its decoder is not one that untrusted bytes may reach."""
+    with pytest.raises(ImageError, match="not a readable"):
+        decode_image(saved(Image.new("P", (2, 2)), "GIF"))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_damaged_files_give_a_picture_or_an_image_error(data: st.DataObject) -> None:
+    file = bytearray(encode_image(torch.zeros(3, 9, 9, dtype=torch.uint8), "png"))
+    for _ in range(data.draw(st.integers(1, 4))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(file)))
+    try:
+        assert decode_image(bytes(file[:cut])).shape[0] == 3
+    except ImageError as error:
+        assert str(error)
+
+
+def test_floats_and_bytes() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    for low, high in ((0.0, 1.0), (-1.0, 1.0)):
+        floats = to_floats(every, low, high)
+        assert (floats.min().item(), floats.max().item()) == (low, high)
+        assert to_uint8(floats, low, high).equal(every)
+    assert to_uint8(torch.tensor([-3.0, 0.5, 7.0])).tolist() == [0, 128, 255]
