@@ -158,8 +158,9 @@ class Storage:
         with clear_errors("list", self.url(folder)):
             full = self._full(folder)
             found = _walk(full) if self._local else self._file_system.find(full)
-        paths = (name[len(self._root) + 1 :] for name in found)
-        return sorted(path for path in paths if not path.startswith(TEMPORARY_FOLDER + "/"))
+        prefix = self._root + "/"  # the root itself is found where a server keeps it as an object
+        paths = (name.removeprefix(prefix) for name in found if name.startswith(prefix))
+        return sorted(path for path in paths if path.partition("/")[0] != TEMPORARY_FOLDER)
 
     def size(self, path: str) -> int:
         """The size of a file in bytes."""
@@ -232,7 +233,7 @@ def _connect(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, s
         given = {**_options_from_environment(protocol), **(options or {})}
         file_system, path = fsspec.core.url_to_fs(url, **given)
         if protocol in S3_PROTOCOLS and not path.strip("/"):
-            raise StorageError(f"{public_url(url)} names no bucket; expected s3://bucket/prefix.")
+            raise StorageError(f"{url} names no bucket; expected s3://bucket/prefix.")
         return file_system, path.rstrip("/")
 
 

@@ -1,0 +1,77 @@
+"""Records survive Arrow, and their schemas describe every column."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from rudalle_lib.records import (
+    REASONS,
+    ImageRecord,
+    Overrides,
+    PictureRecord,
+    PlannedPrompt,
+    RejectRecord,
+    ScoreRecord,
+    TokensRecord,
+    TranslationRecord,
+    from_table,
+    image_id,
+    reject,
+    schema,
+    to_table,
+)
+
+STORED = [
+    ImageRecord,
+    Overrides,
+    PictureRecord,
+    PlannedPrompt,
+    RejectRecord,
+    ScoreRecord,
+    TokensRecord,
+    TranslationRecord,
+]
+
+
+@pytest.mark.parametrize("record", STORED)
+def test_every_column_has_a_description(record: type) -> None:
+    for column in schema(record):
+        assert column.metadata[b"description"], column.name
+
+
+@pytest.mark.parametrize("record", STORED)
+def test_an_empty_table_has_all_columns(record: type) -> None:
+    table = to_table([], record)
+    assert table.schema == schema(record)
+    assert from_table(table, record) == []
+
+
+def test_records_survive_a_table() -> None:
+    rows = [
+        TokensRecord("a-000", "a", 0, 2**63 - 1, [1, 2, 3], -0.5, 2.0, 1.0, 0, 1.0, False),
+        TokensRecord("a-001", "a", 1, 0, [], -1.5, 4.0, 0.5, 7, 0.25, True),
+    ]
+    table = to_table(rows, TokensRecord).append_column("more", pa.array([1, 2]))
+    assert from_table(table, TokensRecord) == rows
+
+
+def test_what_may_be_missing_is_nullable_and_nothing_else() -> None:
+    nullable = [column.name for column in schema(ImageRecord) if column.nullable]
+    assert nullable == ["translator", "upscaler"]
+
+
+def test_image_ids_sort_as_their_replicas() -> None:
+    assert image_id("abc", 7) == "abc-007"
+    assert image_id("abc", 1234) == "abc-1234"
+
+
+def test_only_given_overrides_count() -> None:
+    assert Overrides(images=2, top_p=0.5).given() == {"images": 2, "top_p": 0.5}
+    assert Overrides().given() == {}
+
+
+def test_a_reject_keeps_the_beginning_of_a_text() -> None:
+    record = reject("too_long", "far too long", stage="plan", text="x" * 10_000)
+    assert record.reason in REASONS
+    assert record.text == "x" * 500
