@@ -40,7 +40,7 @@ BORDER = 3
 CONTRAST = 32.0  # RGB distance from the ground at which a figure starts
 SPECK_AREA, SPECK_CONTRAST = 12, 80.0  # smaller and fainter than this is no figure
 COLOUR_TOLERANCE = 42.0  # half the least distance of two palette colours
-BLEND_TOLERANCE = 48.0  # how far a pixel may be from a blend of its figure and the ground
+BLEND_TOLERANCE = 60.0  # how far a pixel may be from a blend of its figure and the ground
 EDGE_WIDTH = 3  # pixels from a region's rim that antialiasing and blur may tint
 
 _NAMES = tuple(PALETTE)
@@ -79,12 +79,6 @@ class _Region:
         """Rows and columns of the bounding box."""
         height, width = self.mask.shape
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
-
-    @property
-    def cut_off(self) -> bool:
-        """Whether the region reaches the edge of the picture."""
-        rows, columns = self.slices
-        return min(self.left, self.top) == 0 or max(rows.stop, columns.stop) == PICTURE
 
 
 @dataclass(frozen=True)
@@ -164,12 +158,17 @@ def _relation(first: FoundFigure, second: FoundFigure) -> str:
 
 def _ground(pixels: Pixels) -> Pixels:
     """The ground's RGB as it is here: the median of the most frequent colour of the border."""
-    frame = np.ones((PICTURE, PICTURE), bool)
-    frame[BORDER:-BORDER, BORDER:-BORDER] = False
-    border = pixels[frame]  # [n, 3]
+    border = pixels[_frame(BORDER)]  # [n, 3]
     distance = ((border[:, None] - _COLOURS) ** 2).sum(-1)  # [n, colours]
     nearest = distance.argmin(-1)
     return np.median(border[nearest == np.bincount(nearest).argmax()], axis=0)
+
+
+def _frame(width: int) -> Mask:
+    """The outermost pixels of a picture."""
+    frame = np.ones((PICTURE, PICTURE), bool)
+    frame[width:-width, width:-width] = False
+    return frame
 
 
 def _regions(pixels: Pixels, ground: Pixels) -> Iterator[_Region]:
@@ -198,7 +197,7 @@ def _figure(region: _Region, pixels: Pixels, ground: Pixels) -> FoundFigure:
         area=int(np.count_nonzero(silhouette)),
         fit=fit.overlap,
         flaw=fit.flaw,
-        malformed=fit.malformed or region.cut_off,
+        malformed=fit.malformed or bool(silhouette[_frame(1)[region.slices]].any()),
     )
 
 

@@ -2,9 +2,9 @@
 
 Every candidate shape has its size and place computed in closed form from the silhouette's moments
 and box, is drawn as a distance field, and laid over the silhouette. Two measures come out: the
-overlap (intersection over union), which says which shape it is, and the flaw, how deep in pixels the
-two disagree, which says whether it is well made. The overlap alone would forgive a large shape a
-bite that anyone sees; the flaw alone would forgive a small circle that wobbles.
+overlap (intersection over union), which says which shape it is, and the flaw, how deep in pixels
+the two disagree, which says whether it is well made. The overlap alone would forgive a large shape
+a bite that anyone sees; the flaw alone would forgive a small circle that wobbles.
 """
 
 from collections.abc import Iterator
