@@ -89,7 +89,6 @@ def _packaged() -> Iterator[ModelEntry]:
     with_tokenizer = {**weights, "tokenizer": "bpe.model"}
     marian = {
         **weights,
-        "generation": "generation_config.json",
         "source": "source.spm",
         "target": "target.spm",
         "vocabulary": "vocab.json",
@@ -187,9 +186,8 @@ def _upscalers() -> Iterator[ModelEntry]:
 
 def _translators() -> Iterator[ModelEntry]:
     files = _frozen(
-        weights="pytorch_model.bin", config="config.json", generation="generation_config.json",
-        source="source.spm", target="target.spm", vocabulary="vocab.json",
-        tokenizer="tokenizer_config.json",
+        weights="pytorch_model.bin", config="config.json", source="source.spm",
+        target="target.spm", vocabulary="vocab.json",
     )  # fmt: skip
     yield ModelEntry(
         "opus-mt-en-ru", "translator", "English to Russian, any text", files,
