@@ -9,13 +9,12 @@ cannot be read as a row is a `BadRow`, never an exception.
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -314,11 +313,10 @@ def _as_text(value: Any) -> str | None:
 
 def _lines(stream: BinaryIO) -> Iterator[bytes]:
     """Lines with their ends; of a line above `MAX_LINE_BYTES` only the beginning."""
-    buffered = io.BufferedReader(cast(io.RawIOBase, stream), 2**20)
-    while line := buffered.readline(MAX_LINE_BYTES):
+    while line := stream.readline(MAX_LINE_BYTES):
         piece = line
         while len(piece) == MAX_LINE_BYTES and not piece.endswith(b"\n"):
-            piece = buffered.readline(MAX_LINE_BYTES)
+            piece = stream.readline(MAX_LINE_BYTES)
         yield line
 
 

@@ -10,6 +10,7 @@ AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION; without them, from whereve
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import uuid
@@ -35,6 +36,7 @@ S3_PROTOCOLS = ("s3", "s3a")
 
 #: Bytes that are read ahead of a remote table.
 READ_AHEAD = 8 * 2**20
+READ_BUFFER = 2**20
 
 
 class Storage:
@@ -218,10 +220,12 @@ def open_input(url: str, what: str = "file") -> Iterator[BinaryIO]:
     """
     with clear_errors(f"read the {what}", url):
         file_system, path = _connect(url)
+        stream: BinaryIO
         if isinstance(file_system, LocalFileSystem):
-            stream = file_system.open(path, "rb")
+            stream = open(path, "rb", READ_BUFFER)  # noqa: SIM115 - closed below
         else:
-            stream = file_system.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+            raw = file_system.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
+            stream = io.BufferedReader(raw, READ_BUFFER)
     with stream:
         yield stream
 
