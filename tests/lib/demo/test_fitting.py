@@ -1,0 +1,72 @@
+"""Shape fitting: true silhouettes are recognised with their measures, others are malformed."""
+
+import numpy as np
+import pytest
+
+from rudalle_lib.demo.drawing import figure_mask
+from rudalle_lib.demo.fitting import fit_shape
+from rudalle_lib.demo.scenes import SIDES
+
+ALL_SIDES = [side for pair in SIDES.values() for side in pair]
+
+
+@pytest.mark.parametrize("shape", ["square", "circle", "triangle", "cross"])
+@pytest.mark.parametrize("side", ALL_SIDES)
+def test_true_silhouettes_fit_their_shape(shape: str, side: int) -> None:
+    fit = fit_shape(figure_mask(shape, side, side) >= 0.5)
+    assert fit.shape == shape
+    assert fit.side == pytest.approx(side, abs=0.3)
+    assert fit.centre == pytest.approx((side / 2, side / 2), abs=0.5)
+    assert fit.overlap > 0.99
+    assert fit.flaw == 0
+    assert not fit.malformed
+
+
+@pytest.mark.parametrize("size", SIDES)
+@pytest.mark.parametrize("angle", [0, 45, 90, 135])
+def test_true_bars_fit_at_every_angle(size: str, angle: int) -> None:
+    for side in SIDES[size]:
+        thickness = 16 if size == "big" else 12
+        width, height = {0: (side + 8, thickness), 90: (thickness, side + 8)}.get(
+            angle, (side + 4, side + 4)
+        )
+        fit = fit_shape(figure_mask("bar", width, height, angle) >= 0.5)
+        assert fit.shape == "bar"
+        assert fit.side == pytest.approx(side, abs=0.5)
+        assert not fit.malformed
+
+
+@pytest.mark.parametrize("shape", ["square", "circle", "triangle", "cross"])
+@pytest.mark.parametrize("side", [26, 31, 45])
+def test_sides_off_the_grid_are_as_good(shape: str, side: int) -> None:
+    fit = fit_shape(figure_mask(shape, side, side) >= 0.5)
+    assert (fit.shape, fit.malformed) == (shape, False)
+    assert fit.side == pytest.approx(side, abs=0.5)
+
+
+@pytest.mark.parametrize("side", [24, 40, 56])
+def test_what_is_no_ideal_shape_is_malformed(side: int) -> None:
+    triangle = figure_mask("triangle", side, side) >= 0.5
+    rectangle = np.ones((side, side * 3 // 2), bool)
+    line = np.ones((4, side + 8), bool)
+    frame = np.pad(np.zeros((side - 8, side - 8), bool), 4, constant_values=True)
+    corner = np.tri(side, dtype=bool)
+    for silhouette in (triangle[::-1], triangle.T, rectangle, line, frame, corner):
+        assert fit_shape(silhouette).malformed
+
+
+def test_a_shape_between_square_and_circle_is_malformed() -> None:
+    y, x = np.mgrid[-27.5:28, -27.5:28]
+    assert fit_shape(np.abs(x) ** 4.5 + np.abs(y) ** 4.5 <= 28**4.5).malformed
+
+
+def test_a_single_pixel_has_a_fit_too() -> None:
+    assert fit_shape(np.ones((1, 1), bool)).side <= 2
+
+
+def test_a_pixel_of_noise_on_the_rim_is_forgiven() -> None:
+    square = np.pad(np.ones((36, 36), bool), 2)
+    square[1, 10] = square[20, 39] = True
+    square[2, 30] = False
+    fit = fit_shape(square)
+    assert (fit.shape, fit.malformed) == ("square", False)

@@ -1,0 +1,142 @@
+"""Scenes: the held-out fifth is what the README says, and layouts keep their promises."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from rudalle_lib.demo.scenes import (
+    COLOURS,
+    GAP,
+    GROUNDS,
+    MARGIN,
+    PICTURE,
+    RELATIONS,
+    SHAPES,
+    SIDES,
+    SIZES,
+    STEP,
+    Figure,
+    Placement,
+    Scene,
+    all_combinations,
+    has_held_out,
+    is_held_out,
+    place,
+    random_scene,
+)
+
+HELD_OUT = [combination for combination in all_combinations() if is_held_out(combination)]
+
+
+def drawn(held_out: bool, count: int = 400) -> list[Scene]:
+    rng = random.Random(11)
+    return [random_scene(rng, held_out) for _ in range(count)]
+
+
+def test_exactly_a_fifth_is_held_out() -> None:
+    assert len(all_combinations()) == len(set(all_combinations())) == 150
+    assert len(HELD_OUT) == 30
+
+
+def test_every_colour_on_every_ground_misses_exactly_one_shape() -> None:
+    missed = Counter((colour, ground) for _, colour, ground in HELD_OUT)
+    pairs = {(c, g) for c in COLOURS for g in GROUNDS if c != g}
+    assert missed == Counter(pairs)
+
+
+def test_held_out_combinations_are_stratified_by_shape() -> None:
+    counts = Counter(shape for shape, _, _ in HELD_OUT)
+    assert set(counts) == set(SHAPES)
+    assert max(counts.values()) - min(counts.values()) <= 2
+
+
+def test_the_parts_of_every_held_out_combination_are_seen_apart() -> None:
+    seen = set(all_combinations()) - set(HELD_OUT)
+    for shape, colour, ground in HELD_OUT:
+        assert any((s, c) == (shape, colour) for s, c, _ in seen)
+        assert any((s, g) == (shape, ground) for s, _, g in seen)
+        assert any((c, g) == (colour, ground) for _, c, g in seen)
+
+
+def test_black_square_on_white_is_seen() -> None:
+    assert not is_held_out(("square", "black", "white"))
+
+
+def test_training_scenes_never_show_a_held_out_combination() -> None:
+    assert not any(has_held_out(scene) for scene in drawn(held_out=False))
+
+
+def test_held_out_scenes_start_with_a_held_out_combination_and_reach_all() -> None:
+    first = [scene.combinations()[0] for scene in drawn(held_out=True)]
+    assert set(first) == set(HELD_OUT)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_scenes_are_well_formed_and_varied(held_out: bool) -> None:
+    scenes = drawn(held_out)
+    for scene in scenes:
+        assert (scene.relation is None) == (len(scene.figures) == 1)
+        assert all(figure.colour != scene.ground for figure in scene.figures)
+        assert len({(f.shape, f.colour) for f in scene.figures}) == len(scene.figures)
+    assert {scene.relation for scene in scenes} == {None, *RELATIONS}
+    assert {scene.ground for scene in scenes} == set(GROUNDS)
+    assert {figure.size for scene in scenes for figure in scene.figures} == set(SIZES)
+    assert 0.3 < sum(scene.relation is None for scene in scenes) / len(scenes) < 0.5
+
+
+def test_the_same_seed_gives_the_same_scenes_and_layouts() -> None:
+    def layouts(seed: int) -> list[tuple[Placement, ...]]:
+        rng = random.Random(seed)
+        return [place(random_scene(rng), rng) for _ in range(20)]
+
+    assert layouts(3) == layouts(3) != layouts(4)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_layouts_lie_on_the_grid_inside_the_margins(held_out: bool) -> None:
+    rng = random.Random(5)
+    for scene in drawn(held_out):
+        for placed in place(scene, rng):
+            for start, length in ((placed.left, placed.width), (placed.top, placed.height)):
+                assert start % STEP == length % STEP == 0
+                assert start >= MARGIN
+                assert start + length <= PICTURE - MARGIN
+
+
+def test_two_figures_keep_their_gap_and_stand_clearly_in_their_relation() -> None:
+    rng = random.Random(6)
+    for scene in drawn(held_out=False):
+        if scene.relation is None:
+            continue
+        first, second = place(scene, rng)
+        dx, dy = (b - a for a, b in zip(first.centre, second.centre, strict=True))
+        if scene.relation in ("left_of", "right_of"):
+            assert (dx > 0) == (scene.relation == "left_of")
+            assert abs(dx) - (first.width + second.width) / 2 >= GAP
+            assert abs(dy) <= 16
+        else:
+            assert (dy > 0) == (scene.relation == "above")
+            assert abs(dy) - (first.height + second.height) / 2 >= GAP
+            assert abs(dx) <= 16
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_is_laid_out_with_both_its_sides(size: str) -> None:
+    rng = random.Random(8)
+    boxes = {
+        (placed.width, placed.height)
+        for _ in range(40)
+        for placed in place(Scene("white", (Figure("square", "black", size),)), rng)
+    }
+    assert boxes == {(side, side) for side in SIDES[size]}
+
+
+def test_bars_lie_upright_flat_and_tilted() -> None:
+    rng = random.Random(9)
+    scene = Scene("white", (Figure("bar", "red", "medium"),))
+    boxes = {(p.width, p.height, p.angle) for _ in range(100) for p in place(scene, rng)}
+    flat = {(side + 8, 12, 0) for side in SIDES["medium"]}
+    upright = {(12, side + 8, 90) for side in SIDES["medium"]}
+    tilted = {(side + 4, side + 4, angle) for side in SIDES["medium"] for angle in (45, 135)}
+    assert boxes == flat | upright | tilted
