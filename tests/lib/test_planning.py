@@ -1,0 +1,238 @@
+"""A plan is frozen and only appended to: no prompt is lost, planned twice or moved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rudalle_lib.config import RunConfig
+from rudalle_lib.errors import PromptError, ShardError
+from rudalle_lib.layout import plan_rejects_path
+from rudalle_lib.planning import (
+    Plan,
+    plan_fingerprint,
+    plan_run,
+    read_extras,
+    read_plan,
+    read_shard,
+)
+from rudalle_lib.records import Overrides, RejectRecord, from_table
+from rudalle_lib.storage import Storage
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    return tmp_path / "prompts.parquet"
+
+
+def write(path: Path, rows: list[Any]) -> None:
+    """Write rows: texts, or dictionaries of columns."""
+    full = [row if isinstance(row, dict) else {"prompt": row} for row in rows]
+    names = dict.fromkeys(name for row in full for name in row)
+    pq.write_table(
+        pa.table({name: [row.get(name) for row in full] for name in names}), path, row_group_size=5
+    )
+
+
+def plan(storage: Storage, table: Path, shard_size: int = 4, **options: Any) -> Plan:
+    limit = options.pop("limit", None)
+    prompts = {"uri": str(table), "shard_size": shard_size, "limit": limit}
+    return plan_run(RunConfig(output=storage.url(), prompts=prompts), storage, **options)  # type: ignore[arg-type]
+
+
+def planned(storage: Storage) -> list[list[str]]:
+    """The texts of each shard."""
+    return [[prompt.text for prompt in read_shard(storage, spec)] for spec in read_plan(storage)]
+
+
+def rejects(storage: Storage, table: Path) -> list[RejectRecord]:
+    return from_table(storage.read_table(plan_rejects_path(str(table))), RejectRecord)
+
+
+def texts(first: int, last: int) -> list[str]:
+    return [f"prompt {number}" for number in range(first, last + 1)]
+
+
+def test_prompts_are_cut_into_shards_in_order(storage: Storage, table: Path) -> None:
+    write(table, texts(1, 10))
+    made = plan(storage, table)
+    assert planned(storage) == [texts(1, 4), texts(5, 8), texts(9, 10)]
+    assert made.shards == tuple(read_plan(storage))
+    assert made.new_shards == (0, 1, 2)
+    assert (made.prompts, made.new_prompts, made.rows, made.removed) == (10, 10, 10, 0)
+    assert made.shards[2].plan_uri == storage.url("plan/00002.parquet")
+
+
+def test_a_prompt_keeps_all_it_came_with(storage: Storage, table: Path) -> None:
+    row = {"prompt": "круг", "prompt_id": "p", "lang": "ru", "images": 3, "top_p": 0.5}
+    write(table, [{**row, "tags": ["a", "b"], "text": "mine"}])
+    plan(storage, table)
+    (spec,) = read_plan(storage)
+    (prompt,) = read_shard(storage, spec)
+    assert (prompt.prompt_id, prompt.text, prompt.lang) == ("p", "круг", "ru")
+    assert prompt.overrides == Overrides(images=3, top_p=0.5)
+    assert prompt.extra == {"tags": ["a", "b"], "text": "mine"}
+    extras = read_extras(storage, spec)
+    assert extras.column_names == ["prompt_id", "tags", "text"]
+    assert extras.to_pylist() == [{"prompt_id": "p", "tags": ["a", "b"], "text": "mine"}]
+
+
+def test_duplicates_are_merged_and_counted(storage: Storage, table: Path) -> None:
+    write(table, ["a", "b", " a ", {"prompt": "a", "images": 2}, "a"])
+    made = plan(storage, table)
+    assert planned(storage) == [["a", "b", "a"]]
+    assert made.rejected == {"duplicate": 2}
+    assert [row.detail for row in rejects(storage, table)] == [
+        f"row {number} of {table}: the same prompt stands in an earlier row; the first is kept"
+        for number in (3, 5)
+    ]
+
+
+def test_one_id_for_two_prompts_keeps_the_first(storage: Storage, table: Path) -> None:
+    write(table, [{"prompt": "a", "prompt_id": "x"}, {"prompt": "b", "prompt_id": "x"}])
+    plan(storage, table)
+    assert planned(storage) == [["a"]]
+    (row,) = rejects(storage, table)
+    assert (row.prompt_id, row.text, row.reason) == ("x", "b", "duplicate")
+    assert "the id x has an earlier row with another text" in row.detail
+
+
+def test_bad_rows_are_rejects_of_the_plan(storage: Storage, table: Path) -> None:
+    write(table, ["a", None, "  ", "x" * 20_000, {"prompt": "b", "images": -1}])
+    made = plan(storage, table)
+    assert made.rejected == {"empty_prompt": 2, "too_long": 1, "bad_override": 1}
+    found = rejects(storage, table)
+    assert [row.reason for row in found] == ["empty_prompt", "empty_prompt", "too_long"] + [
+        "bad_override"
+    ]
+    assert {row.stage for row in found} == {"plan"}
+
+
+def test_planning_again_changes_nothing(storage: Storage, table: Path) -> None:
+    write(table, ["a", "b", "a", None, "c", "d", "e"])
+    first = plan(storage, table)
+    files = {path: storage.read_bytes(path) for path in storage.list()}
+    again = plan(storage, table)
+    assert {path: storage.read_bytes(path) for path in storage.list()} == files
+    assert (again.new_shards, again.new_prompts) == ((), 0)
+    assert (again.shards, again.rejected, again.rows) == (first.shards, first.rejected, first.rows)
+
+
+def test_a_grown_table_appends_only_what_is_new(storage: Storage, table: Path) -> None:
+    write(table, texts(1, 6))
+    first = plan(storage, table)
+    write(table, ["before", *texts(1, 3), "between", *texts(4, 8)])
+    again = plan(storage, table)
+    assert planned(storage) == [
+        texts(1, 4),
+        texts(5, 6),
+        ["before", "between", "prompt 7", "prompt 8"],
+    ]
+    assert again.shards[:2] == first.shards
+    assert (again.new_shards, again.new_prompts, again.removed) == ((2,), 4, 0)
+
+
+def test_changed_rows_are_new_and_removed_rows_stay(storage: Storage, table: Path) -> None:
+    write(table, ["a", "b", {"prompt": "c", "prompt_id": "c"}])
+    plan(storage, table)
+    write(table, ["a", "B", {"prompt": "C", "prompt_id": "c"}])
+    again = plan(storage, table)
+    assert planned(storage) == [["a", "b", "c"], ["B"]]
+    assert again.removed == 1
+    (row,) = rejects(storage, table)
+    assert "the id c was planned before with another text" in row.detail
+
+
+def test_another_shard_size_moves_no_prompt(storage: Storage, table: Path) -> None:
+    write(table, texts(1, 6))
+    plan(storage, table, shard_size=4)
+    write(table, texts(1, 9))
+    plan(storage, table, shard_size=2)
+    assert planned(storage) == [texts(1, 4), texts(5, 6), texts(7, 8), texts(9, 9)]
+
+
+def test_a_plan_that_was_killed_goes_on_as_if_it_had_not_been(
+    storage: Storage, table: Path, tmp_path: Path
+) -> None:
+    write(table, texts(1, 18))
+    plan(storage, table)
+    whole = {path: storage.read_bytes(path) for path in storage.list()}
+    for lost in ("plan/00001.parquet", "plan/00003.parquet", "plan/00004.parquet"):
+        storage.delete(lost)
+    storage.delete(plan_rejects_path(str(table)))
+    again = plan(storage, table)
+    assert again.new_shards == (1, 3, 4)
+    assert {path: storage.read_bytes(path) for path in storage.list()} == whole
+
+
+def test_a_limit_can_be_raised(storage: Storage, table: Path) -> None:
+    write(table, texts(1, 9))
+    plan(storage, table, limit=3)
+    plan(storage, table)
+    assert planned(storage) == [texts(1, 3), texts(4, 7), texts(8, 9)]
+
+
+def test_a_dry_run_writes_nothing(storage: Storage, table: Path) -> None:
+    write(table, texts(1, 5) + [""])
+    dry = plan(storage, table, write=False)
+    assert storage.list() == []
+    assert dry == plan(storage, table)
+
+
+def test_two_tables_share_an_output(storage: Storage, table: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.parquet"
+    write(table, ["a", None])
+    write(other, ["b", None, None])
+    plan(storage, table)
+    made = plan(storage, other)
+    assert planned(storage) == [["a"], ["b"]]
+    assert made.removed == 1
+    assert (len(rejects(storage, table)), len(rejects(storage, other))) == (1, 2)
+
+
+def test_progress_is_told(storage: Storage, table: Path) -> None:
+    write(table, texts(1, 20))
+    seen: list[int] = []
+    plan(storage, table, progress=seen.append)
+    assert seen[-1] == 20
+
+
+def test_an_empty_table_is_an_empty_plan(storage: Storage, table: Path) -> None:
+    pq.write_table(pa.table({"prompt": pa.array([], pa.string())}), table)
+    made = plan(storage, table)
+    assert (made.shards, made.prompts, made.rows) == ((), 0, 0)
+
+
+def test_a_bad_table_leaves_nothing_behind(storage: Storage, table: Path) -> None:
+    table.write_bytes(b"no")
+    with pytest.raises(PromptError):
+        plan(storage, table)
+    assert storage.list() == []
+
+
+def test_a_damaged_plan_file_is_named(storage: Storage, table: Path) -> None:
+    write(table, texts(1, 5))
+    plan(storage, table)
+    for content in (b"", b"PAR1", Path(table).read_bytes()):
+        storage.write_bytes("plan/00001.parquet", content)
+        with pytest.raises(ShardError, match=r"plan/00001.parquet cannot be used: .* Delete it"):
+            plan(storage, table)
+
+
+def test_columns_that_turn_up_late_are_kept(storage: Storage, tmp_path: Path) -> None:
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"prompt": "a"}\n' * 1 + '{"prompt": "b", "x": 1}\n')
+    plan(storage, path)
+    (spec,) = read_plan(storage)
+    assert [prompt.extra for prompt in read_shard(storage, spec)] == [{"x": None}, {"x": "1"}]
+
+
+def test_the_fingerprint_is_of_the_values() -> None:
+    table = pa.table({"prompt_id": ["a", "b"], "extra.x": [1.5, float("nan")]})
+    chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    assert plan_fingerprint(chunked) == plan_fingerprint(table)
+    assert plan_fingerprint(table.slice(0, 1)) != plan_fingerprint(table)
