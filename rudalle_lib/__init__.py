@@ -1,1 +1,1 @@
-"""Everything of rudalle-flows that is true without Prefect: records, storage, networks, sampling."""
+"""Everything of rudalle-flows that is true without Prefect: records, storage and networks."""

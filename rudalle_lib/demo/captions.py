@@ -1,4 +1,4 @@
-"""Captions of Suprematist scenes, in Russian with gender and case, and in English for the translator.
+"""Captions of Suprematist scenes, in Russian with gender and case, and in English to translate.
 
     большой синий круг слева от жёлтого треугольника на чёрном фоне
     a big blue circle to the left of a yellow triangle on a black background

@@ -1,7 +1,7 @@
 """Drawing Suprematist scenes: antialiased figures on a plain ground, 128 x 128 pixels.
 
-A figure's mask is drawn once at eight times its size and reduced (box filter), then reused: positions
-are whole pixels, so every picture is exact and takes microseconds.
+A figure's mask is drawn once at eight times its size and reduced (box filter), then reused:
+positions are whole pixels, so every picture is exact and takes microseconds.
 """
 
 import random
@@ -63,7 +63,7 @@ def figure_mask(
     else:
         for outline in outlines(shape, width, height, angle):
             pen.polygon([(x * fine - 0.5, y * fine - 0.5) for x, y in outline], fill=255)
-    return np.asarray(mask.reduce(OVERSAMPLING), np.float32) / 255
+    return np.asarray(mask.reduce(OVERSAMPLING), np.float32) / np.float32(255)
 
 
 def outlines(

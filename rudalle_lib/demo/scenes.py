@@ -1,11 +1,11 @@
 """Suprematist scenes: what a demo picture shows, before a pixel is drawn.
 
-A scene is one figure, or two with a relation, on a plain ground. Sizes and positions lie on a grid of
-four pixels, half a token of the demo VQ-GAN, so that a decoder of a few million parameters can learn
-every edge it will have to draw.
-A fifth of the (shape, colour, ground) combinations is held out from all training: for every colour on
-every ground one of the five shapes has never been seen (a Latin-square design), so that the figures
-in the README measure composition, not memory.
+A scene is one figure, or two with a relation, on a plain ground. Sizes and positions lie on a grid
+of four pixels, half a token of the demo VQ-GAN, so that a decoder of a few million parameters can
+learn every edge it will have to draw.
+A fifth of the (shape, colour, ground) combinations is held out from all training: for every colour
+on every ground one of the five shapes has never been seen (a Latin-square design), so that the
+figures in the README measure composition, not memory.
 """
 
 import random

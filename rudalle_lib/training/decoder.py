@@ -1,7 +1,7 @@
 """Train the demo decoder: Russian captions to 16 x 16 VQ-GAN tokens, 7 layers of 256.
 
-The layer pattern, sandwich norms and loss are those of ruDALL-E. Seven layers, because then the last
-one is a convolution layer, as in the published depths.
+The layer pattern, sandwich norms and loss are those of ruDALL-E. Seven layers, because then the
+last one is a convolution layer, as in the published depths.
 
     python -m rudalle_lib.training.decoder --work runs/decoder \\
         --vqgan rudalle_lib/demo/weights/demo-vqgan --out rudalle_lib/demo/weights/demo-dalle
@@ -200,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "ruDALL-E decoder of the Suprematist demo: 7 layers, 256 wide, 4 heads, 24 text positions,",
         "16 x 16 image tokens; v3 layout; stored in float16.",
         "",
-        f"- data: {options.scenes} drawn scenes with Russian captions, held-out combinations excluded",
+        f"- data: {options.scenes} drawn scenes with Russian captions; held-out combinations "
+        "excluded",
         f"- command: `python -m rudalle_lib.training.decoder --steps {options.steps} "
         f"--scenes {options.scenes} --seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",

@@ -1,7 +1,7 @@
 """Measure the demo stack with the classical checker; the figures in the README come from here.
 
-Everything is loaded and run as a pipeline run does it. All prompts contain a (shape, colour, ground)
-combination that no model has seen in training.
+Everything is loaded and run as a pipeline run does it. All prompts contain a (shape, colour,
+ground) combination that no model has seen in training.
 
     python -m rudalle_lib.training.quality --out rudalle_lib/demo/quality.json
 """
@@ -11,7 +11,7 @@ import json
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -203,14 +203,15 @@ def measure(prompts: int = 200, replicas: int = 8, weights: WeightsConfig | None
     loaded = load_scorer("demo-ruclip", weights)
     scorer = Scorer(loaded.model, loaded.tokenizer, TEMPLATES)
     figures: Figures = {}
-    for part in (
+    parts: tuple[Callable[[], Figures], ...] = (
         lambda: measure_checker(5 * prompts),
         lambda: measure_vqgan(vqgan, 2 * prompts),
         lambda: measure_ruclip(scorer, max(1, prompts // 20)),
         lambda: measure_upscaler(max(8, prompts // 4), weights),
         lambda: measure_translator(load_translator("demo-marian", weights), 2 * prompts),
         lambda: measure_decoder(vqgan, scorer, prompts, replicas, weights),
-    ):
+    )
+    for part in parts:
         new = part()
         log.info("%s", new)
         figures.update(new)

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +88,9 @@ def changed(scene: Scene, rng: random.Random) -> Scene:
 @torch.no_grad()
 def damaged_pictures(vqgan: VqGan, count: int, seed: int) -> Pictures:
     """Round trips with a patch of tokens taken from elsewhere in the picture, which then fail."""
-    rng, scenes, images = random.Random(seed), [], []
+    rng = random.Random(seed)
+    scenes: list[int] = []
+    images: list[NDArray[np.uint8]] = []
     index = SCENE_OFFSET * 2
     while len(scenes) < count:
         numbers = list(range(index, index + 64))
@@ -116,7 +119,7 @@ def _damage(tokens: Tensor, inside: NDArray[np.int64], rng: random.Random) -> No
 
 
 def prepare(work: Path, vqgan: VqGan, decoder: Path, count: int, seed: int) -> dict[str, Pictures]:
-    """Renders, round trips, the decoder's good and bad samples and damaged pictures; kept on disk."""
+    """Renders, round trips, the decoder's good and bad samples, damaged pictures; kept on disk."""
     path = work / f"pictures-{count}.npz"
     if not path.exists():
         numbers = np.arange(SCENE_OFFSET, SCENE_OFFSET + count)
@@ -137,7 +140,8 @@ def prepare(work: Path, vqgan: VqGan, decoder: Path, count: int, seed: int) -> d
             "bad": Pictures(numbers[~good], samples[~good]),
             "damaged": damaged,
         }
-        arrays = {f"{name}_scenes": part.scenes for name, part in parts.items()}
+        arrays: dict[str, NDArray[Any]] = {}
+        arrays |= {f"{name}_scenes": part.scenes for name, part in parts.items()}
         arrays |= {f"{name}_images": part.images for name, part in parts.items()}
         np.savez(path, **arrays)  # type: ignore[arg-type]
     stored = np.load(path)
@@ -146,7 +150,7 @@ def prepare(work: Path, vqgan: VqGan, decoder: Path, count: int, seed: int) -> d
 
 
 def _pick(parts: Sequence[Pictures], count: int, rng: random.Random) -> tuple[list[int], Tensor]:
-    """Random pictures, first one of the kinds, then one of it; scene numbers and [count, 3, 128, 128]."""
+    """Random pictures, first one of the kinds, then one of it; scenes and [count, 3, 128, 128]."""
     numbers, images = [], []
     for _ in range(count):
         part = rng.choice([part for part in parts if len(part.scenes)])
@@ -157,7 +161,7 @@ def _pick(parts: Sequence[Pictures], count: int, rng: random.Random) -> tuple[li
 
 
 class ContrastiveBatch:
-    """Matching captions and pictures, then malformed pictures with captions, then wrong captions."""
+    """Matching captions and pictures, malformed pictures with captions, then wrong captions."""
 
     def __init__(
         self, data: dict[str, Pictures], tokenizer: Tokenizer, seed: int, step: int
@@ -229,7 +233,7 @@ def train(
         loss = contrastive_loss(text, image, scale, batch.same_caption)
         margin = malformed_loss(text, image, scale)
         optimizer.zero_grad(set_to_none=True)
-        (loss + margin).backward()  # type: ignore[no-untyped-call]
+        (loss + margin).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         with torch.no_grad():
@@ -264,8 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "",
         "ruCLIP of the Suprematist demo: ViT of patch 8, 4 layers of 128; text 3 layers of 128.",
         "",
-        f"- data: {options.pictures} captions of seen combinations with renders, VQ-GAN round trips "
-        "and samples of demo-dalle; damaged and failed pictures as negatives",
+        f"- data: {options.pictures} captions of seen combinations with renders, VQ-GAN round "
+        "trips and samples of demo-dalle; damaged and failed pictures as negatives",
         f"- command: `python -m rudalle_lib.training.ruclip --steps {options.steps} "
         f"--pictures {options.pictures} --seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",

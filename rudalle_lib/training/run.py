@@ -1,4 +1,4 @@
-"""What every training run shares: a log, checkpoints that survive a kill, schedules and averages."""
+"""What every training run shares: a log, checkpoints that survive a kill, schedules, averages."""
 
 import json
 import logging

@@ -1,11 +1,12 @@
 """Train the demo Real-ESRGAN x2: 128-px pictures to 256 px, an RRDBNet of 32 features and 4 blocks.
 
 Half of the inputs are clean renders, half went through the VQ-GAN, whose soft edges are what the
-network meets in a run (the idea of training on realistic degradations is Real-ESRGAN's: Wang et al.,
-arXiv 2107.10833). The loss is L1: figures on plain grounds need no adversary.
+network meets in a run (the idea of training on realistic degradations is Real-ESRGAN's: Wang et
+al., arXiv 2107.10833). The loss is L1: figures on plain grounds need no adversary.
 
     python -m rudalle_lib.training.super_resolution --work runs/upscaler \\
-        --vqgan rudalle_lib/demo/weights/demo-vqgan --out rudalle_lib/demo/weights/demo-realesrgan-x2
+        --vqgan rudalle_lib/demo/weights/demo-vqgan \\
+        --out rudalle_lib/demo/weights/demo-realesrgan-x2
 """
 
 import argparse
@@ -59,7 +60,7 @@ def make_batch(rng: random.Random, vqgan: VqGan) -> tuple[Tensor, Tensor]:
 def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, float]:
     """Train or resume; returns the averaged network and the minutes it took."""
     torch.manual_seed(seed)
-    model = RrdbNet(CONFIG).to(memory_format=torch.channels_last)
+    model = RrdbNet(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99))
     average = WeightAverage(model, 0.99)
     run, first = TrainingRun(work), 0
@@ -74,7 +75,7 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, flo
             output = model(inputs)
         loss = F.l1_loss(output.float(), targets)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update(model, step)
@@ -101,8 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "",
         "RRDBNet x2 of the Suprematist demo: 32 features, 4 blocks, growth 16; 128 to 256 px.",
         "",
-        "- data: renders at both sizes, half of the inputs through demo-vqgan; held-out combinations "
-        "excluded",
+        "- data: renders at both sizes, half of the inputs through demo-vqgan; held-out "
+        "combinations excluded",
         f"- command: `python -m rudalle_lib.training.super_resolution --steps {options.steps} "
         f"--seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -100,7 +101,7 @@ class EmaCodebook(nn.Module):
 
 def pictures(rng: random.Random, count: int, crop: int | None = None) -> Tensor:
     """Random pictures of seen combinations; float [count, 3, side, side] in [-1, 1]."""
-    drawn = []
+    drawn: list[NDArray[np.uint8]] = []
     while len(drawn) < count:
         picture = draw_scene(random_scene(rng, single_share=0.25), rng)
         if crop is None:
@@ -138,7 +139,7 @@ def train(
     """Train or resume; returns the averaged network, its codebook and the minutes it took."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    model = VqGan(CONFIG).to(memory_format=torch.channels_last)
+    model = VqGan(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for block in (model.encoder.mid.attn_1,):  # codes stay a matter of the neighbourhood
         nn.init.zeros_(block.proj_out.weight)
         nn.init.zeros_(block.proj_out.bias)
@@ -224,9 +225,10 @@ def _flat(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def write_gumbel_form(model: VqGan, codes: Tensor, log_price: Tensor | None = None) -> None:
-    """Write a nearest-neighbour codebook [N, dim] into the Gumbel quantiser, with an entropy price [N]."""
+    """Write a codebook [N, dim] into the Gumbel quantiser, with an entropy price [N]."""
     model.quantize.embed.weight.copy_(codes)
     model.quantize.proj.weight.copy_(2 * codes[:, :, None, None])
+    assert model.quantize.proj.bias is not None
     model.quantize.proj.bias.copy_(-codes.pow(2).sum(1) + (0 if log_price is None else log_price))
 
 
@@ -257,7 +259,7 @@ def load_vqgan(folder: Path) -> VqGan:
     """The exported network of a weights folder, ready to encode and decode."""
     model = VqGan(VqGanConfig(**json.loads((folder / "config.json").read_text())))
     model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval().to(memory_format=torch.channels_last)
+    return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def held_out_pictures(seed: int, count: int) -> tuple[list[object], Tensor]:

@@ -51,7 +51,7 @@ def train(work: Path, weights: Path, steps: int, seed: int) -> tuple[VqGan, floa
             output = model.decode_features(model.embed_codes(tokens))
         loss = reconstruction_loss(output, images)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         optimizer.step()
         average.update(trained, step)
