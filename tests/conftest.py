@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 
 from rudalle_lib.storage import Storage
 from tests.s3_server import S3Server
+
+# The networks of the tests are tiny: more threads only wait for each other. Read when torch starts.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
 @pytest.fixture(scope="session")
