@@ -21,6 +21,9 @@ from rudalle_lib.models.dalle import STORED_MASKS
 StateDict = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 
+REFUSALS = ("unsupported global", "allowlist", "unrecognized function")
+"""How torch words that a pickle names what is no tensor; a broken file is worded otherwise."""
+
 LISTED = 8
 """Keys that an error lists before it says how many more there are."""
 
@@ -54,7 +57,7 @@ def _read_pickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
-        if "weights_only" in str(error).lower() and "unsupported" in str(error).lower():
+        if any(sign in str(error).lower() for sign in REFUSALS):
             raise WeightsError(
                 f"refused to load {path}: it is a pickle that wants to run code, not a file of "
                 "tensors alone. Get the weights from a source you trust, as safetensors"
