@@ -12,7 +12,8 @@ IMAGES_FOLDER = "data/images"
 METADATA_FOLDER = "data/metadata"
 REJECTS_FOLDER = "rejects"
 SHARDS_FOLDER = "shards"
-GALLERY_FOLDER = "gallery"
+GALLERY_PAGE = "gallery/index.html"
+CONTACT_SHEET = "contact_sheet.png"
 
 
 def shard_name(index: int) -> str:

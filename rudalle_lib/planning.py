@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rudalle_lib import layout
 from rudalle_lib.config import RunConfig
@@ -38,7 +39,8 @@ Progress = Callable[[int], None]
 class Plan:
     """All shards of an output folder, in order, and what the last reading of the table found.
 
-    `new_shards` are the indices that this reading added, `new_prompts` counts the prompts in them.
+    `new_shards` are the indices that this reading added, `new_prompts` counts the prompts in them,
+    `new_images` the candidate images that those ask for.
     `rows` counts the rows read, `rejected` those of them that were not planned, by reason;
     `removed` counts planned prompts that the table no longer has: they stay planned.
     """
@@ -46,6 +48,7 @@ class Plan:
     shards: tuple[ShardSpec, ...]
     new_shards: tuple[int, ...]
     new_prompts: int
+    new_images: int
     rows: int
     rejected: Mapping[str, int]
     removed: int
@@ -75,11 +78,12 @@ def plan_run(
     table = public_url(source.uri)
     rejects: list[pa.Table] = []
     reasons: Counter[str] = Counter()
-    rows = 0
+    rows = images = 0
     with _ShardWriter(storage, shards, source.shard_size, write) as writer:
         for block in read_prompt_blocks(source.uri, source.columns, source.limit):
             prompts, duplicates = known.sift(block, table)
             writer.add(prompts)
+            images += _count_images(prompts, config.generate.images)
             refused = [*block.rejects, *duplicates]
             reasons.update(record.reason for record in refused)
             rejects.append(to_table(refused, RejectRecord))
@@ -92,6 +96,7 @@ def plan_run(
         shards=tuple(sorted([*shards, *writer.made], key=lambda spec: spec.index)),
         new_shards=tuple(spec.index for spec in writer.made),
         new_prompts=sum(spec.rows for spec in writer.made),
+        new_images=images,
         rows=rows,
         rejected=dict(reasons),
         removed=known.unseen,
@@ -111,6 +116,11 @@ def read_shard(storage: Storage, shard: ShardSpec) -> list[Prompt]:
     return prompts_of(storage.read_table(storage.relative(shard.plan_uri)))
 
 
+def count_images(storage: Storage, shard: ShardSpec, default: int) -> int:
+    """Candidate images of a shard; prompts without a number of their own get `default`."""
+    return _count_images(storage.read_table(storage.relative(shard.plan_uri), ["images"]), default)
+
+
 def read_extras(storage: Storage, shard: ShardSpec) -> pa.Table:
     """The pass-through columns of a shard by their own names, after `prompt_id`, in order."""
     table = storage.read_table(storage.relative(shard.plan_uri))
@@ -118,6 +128,10 @@ def read_extras(storage: Storage, shard: ShardSpec) -> pa.Table:
     return table.select(names).rename_columns(
         ["prompt_id", *(name.removeprefix(EXTRA) for name in names[1:])]
     )
+
+
+def _count_images(prompts: pa.Table, default: int) -> int:
+    return int(pc.sum(pc.fill_null(prompts.column("images"), default)).as_py() or 0)
 
 
 def plan_fingerprint(table: pa.Table) -> str:

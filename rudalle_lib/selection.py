@@ -6,6 +6,7 @@ are newly let through.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -37,7 +38,9 @@ def is_kept(scored: ScoreRecord, selection: ScoreConfig) -> bool:
 def why_rejected(scored: ScoreRecord, selection: ScoreConfig) -> tuple[Reason, str] | None:
     """Reason code and the same for people; None if the image is kept."""
     least, best = selection.min_score, selection.keep_best
-    if least is not None and not scored.score >= least:  # a NaN is below any threshold
+    if not math.isfinite(scored.score):
+        return "below_threshold", "the score is not a number"
+    if least is not None and scored.score < least:
         return "below_threshold", f"score {scored.score:.3f}, at least {least:.3f} is asked for"
     if best is not None and scored.rank > best:
         detail = f"place {scored.rank} with score {scored.score:.3f}, the best {best} are kept"

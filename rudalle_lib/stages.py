@@ -14,8 +14,7 @@ import pyarrow as pa
 from rudalle_lib import layout, registry
 from rudalle_lib.config import RunConfig
 from rudalle_lib.manifest import fingerprint
-from rudalle_lib.prompts import prompts_of
-from rudalle_lib.records import Prompt, ShardSpec, StageArtifact
+from rudalle_lib.records import ShardSpec, StageArtifact
 from rudalle_lib.registry import Kind, ModelEntry
 from rudalle_lib.storage import Storage
 
@@ -125,8 +124,3 @@ def read_artifact(storage: Storage, artifact: StageArtifact) -> pa.Table:
         StorageError: it is gone or damaged.
     """
     return storage.read_table(storage.relative(artifact.uri))
-
-
-def read_prompts(storage: Storage, shard: ShardSpec) -> list[Prompt]:
-    """The prompts of a shard, as the plan has frozen them."""
-    return prompts_of(storage.read_table(storage.relative(shard.plan_uri)))

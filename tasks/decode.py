@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import torch
 from prefect import task
 
-from rudalle_lib.config import DecodeConfig, RuntimeConfig, WeightsConfig
+from rudalle_lib.config import DecodeConfig
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.images import encode_image, to_uint8
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.records import (
     PictureRecord,
-    ShardSpec,
     StageArtifact,
     TokensRecord,
     from_table,
@@ -21,6 +20,7 @@ from rudalle_lib.records import (
 )
 from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
 from rudalle_lib.storage import Storage
+from tasks.job import Job
 from tasks.loaded_models import device_slot, vqgan
 from tasks.options import OPTIONS, run_name
 from tasks.progress import reporter
@@ -31,31 +31,28 @@ STAGE = "decode"
 @task(name=STAGE, task_run_name=run_name(STAGE), **OPTIONS)
 def decode(
     section: DecodeConfig,
-    runtime: RuntimeConfig,
-    weights: WeightsConfig,
-    shard: ShardSpec,
+    job: Job,
     generated: StageArtifact,
-    output: str,
     fingerprint: str,
 ) -> StageArtifact:
     """Decode every candidate; `PictureRecord`s in the order of their tokens.
 
     A picture whose pixels are not finite stays empty, and becomes a reject.
     """
-    storage = Storage(output)
-    done = find_artifact(storage, STAGE, shard, fingerprint)
+    storage = Storage(job.output)
+    done = find_artifact(storage, STAGE, job.shard, fingerprint)
     if done is not None:
         return done
     rows = from_table(read_artifact(storage, generated), TokensRecord)
-    report = reporter(STAGE, shard.index)
+    report = reporter(STAGE, job.shard.index)
     records: list[PictureRecord] = []
-    with device_slot(runtime, shard.index) as slot:
-        model = vqgan(section.model, weights, slot.device).model
+    with device_slot(job.runtime, job.shard.index) as slot:
+        model = vqgan(section.model, job.weights, slot.device).model
         for start in range(0, len(rows), section.batch_size):
             records += _decode_batch(model, rows[start : start + section.batch_size], slot.device)
             report(len(records), len(rows))
     table = to_table(records, PictureRecord)
-    return write_artifact(storage, STAGE, shard, fingerprint, table, slot.seconds)
+    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds)
 
 
 def _decode_batch(

@@ -9,9 +9,9 @@ from prefect import task
 from torch import Tensor
 
 from rudalle_lib.candidates import Candidate, candidates_of
-from rudalle_lib.config import GenerateConfig, RuntimeConfig, WeightsConfig
+from rudalle_lib.config import GenerateConfig
+from rudalle_lib.planning import read_shard
 from rudalle_lib.records import (
-    ShardSpec,
     StageArtifact,
     TokensRecord,
     TranslationRecord,
@@ -19,9 +19,10 @@ from rudalle_lib.records import (
     to_table,
 )
 from rudalle_lib.sampling import GeneratedTokens, generate_tokens
-from rudalle_lib.stages import find_artifact, read_artifact, read_prompts, write_artifact
+from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
 from rudalle_lib.storage import Storage
 from rudalle_lib.tokenizer import EncodedText
+from tasks.job import Job
 from tasks.loaded_models import decoder, device_slot
 from tasks.options import OPTIONS, run_name
 from tasks.progress import reporter
@@ -32,11 +33,8 @@ STAGE = "generate"
 @task(name=STAGE, task_run_name=run_name(STAGE), **OPTIONS)
 def generate(
     section: GenerateConfig,
-    runtime: RuntimeConfig,
-    weights: WeightsConfig,
-    shard: ShardSpec,
+    job: Job,
     translated: StageArtifact,
-    output: str,
     fingerprint: str,
     run_seed: int,
 ) -> StageArtifact:
@@ -44,20 +42,20 @@ def generate(
 
     A prompt that is too long for the decoder and may not be cut gets none, and becomes a reject.
     """
-    storage = Storage(output)
-    done = find_artifact(storage, STAGE, shard, fingerprint)
+    storage = Storage(job.output)
+    done = find_artifact(storage, STAGE, job.shard, fingerprint)
     if done is not None:
         return done
     translations = from_table(read_artifact(storage, translated), TranslationRecord)
     russian = {row.prompt_id: row.text_ru for row in translations if row.text_ru is not None}
-    with device_slot(runtime, shard.index) as slot:
-        loaded = decoder(section.model, weights, slot.device, runtime.dtype)
+    with device_slot(job.runtime, job.shard.index) as slot:
+        loaded = decoder(section.model, job.weights, slot.device, job.runtime.dtype)
         length = loaded.model.config.text_length
         texts = {name: loaded.tokenizer.encode_text(russian[name], length) for name in russian}
         if not section.allow_truncation:
             texts = {name: text for name, text in texts.items() if not text.truncated}
         place = {prompt_id: index for index, prompt_id in enumerate(texts)}
-        prompts = [prompt for prompt in read_prompts(storage, shard) if prompt.prompt_id in texts]
+        prompts = [prompt for prompt in read_shard(storage, job.shard) if prompt.prompt_id in texts]
         candidates = list(candidates_of(prompts, section, run_seed))
         drawn = generate_tokens(
             loaded.model,
@@ -66,10 +64,10 @@ def generate(
             _int64([candidate.seed for candidate in candidates]),
             [candidate.settings for candidate in candidates],
             section.batch_size,
-            reporter(STAGE, shard.index),
+            reporter(STAGE, job.shard.index),
         )
     table = to_table(_records(candidates, drawn, texts), TokensRecord)
-    return write_artifact(storage, STAGE, shard, fingerprint, table, slot.seconds)
+    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds)
 
 
 def _int64(values: Sequence[int] | Sequence[list[int]]) -> Tensor:

@@ -30,4 +30,4 @@ OPTIONS: dict[str, Any] = {
 
 def run_name(stage: str) -> str:
     """The template of a task run's name, such as "decode 00012"."""
-    return stage + " {shard.index:05d}"
+    return stage + " {job.shard.index:05d}"

@@ -1,7 +1,7 @@
-"""How a task tells whoever watches how far it is.
+"""How a run tells whoever watches how far it is.
 
 The listener travels in a context variable: Prefect copies the context into the threads that run
-tasks, and where there is none (another process) telling does nothing.
+tasks, and where there is no listener (another process) telling does nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+
+from rudalle_lib.planning import Plan
+from rudalle_lib.records import ShardManifest
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The plan is made; `todo` of its shards are not finished yet."""
+
+    plan: Plan
+    todo: int
 
 
 @dataclass(frozen=True)
@@ -21,18 +32,34 @@ class Step:
     total: int
 
 
-Listener = Callable[[Step], None]
+@dataclass(frozen=True)
+class ShardFinished:
+    """A shard is published."""
 
-listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
-"""Called with every step, from several threads at once."""
+    manifest: ShardManifest
+
+
+@dataclass(frozen=True)
+class ShardFailed:
+    """A shard has failed, retries included; `message` names the stage and says why."""
+
+    shard: int
+    message: str
+
+
+Event = Planned | Step | ShardFinished | ShardFailed
+
+listener: ContextVar[Callable[[Event], None] | None] = ContextVar("listener", default=None)
+"""Called with every event, from several threads at once."""
+
+
+def tell(event: Event) -> None:
+    """Tell the listener of this context, if there is one."""
+    listen = listener.get()
+    if listen is not None:
+        listen(event)
 
 
 def reporter(stage: str, shard: int) -> Callable[[int, int], None]:
-    """A function that tells the listener of this context: `report(done, total)`."""
-    listen = listener.get()
-
-    def report(done: int, total: int) -> None:
-        if listen is not None:
-            listen(Step(stage, shard, done, total))
-
-    return report
+    """A function that tells of steps: `report(done, total)`."""
+    return lambda done, total: tell(Step(stage, shard, done, total))

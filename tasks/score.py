@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 from prefect import task
 
-from rudalle_lib.config import RuntimeConfig, ScoreConfig, WeightsConfig
+from rudalle_lib.config import ScoreConfig
 from rudalle_lib.images import decode_image
 from rudalle_lib.records import (
     PictureRecord,
     ScoreRecord,
-    ShardSpec,
     StageArtifact,
     TranslationRecord,
     from_table,
@@ -22,6 +21,7 @@ from rudalle_lib.scoring import Scorer
 from rudalle_lib.selection import rank
 from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
 from rudalle_lib.storage import Storage
+from tasks.job import Job
 from tasks.loaded_models import device_slot, scorer
 from tasks.options import OPTIONS, run_name
 from tasks.progress import reporter
@@ -32,34 +32,31 @@ STAGE = "score"
 @task(name=STAGE, task_run_name=run_name(STAGE), **OPTIONS)
 def score(
     section: ScoreConfig,
-    runtime: RuntimeConfig,
-    weights: WeightsConfig,
-    shard: ShardSpec,
+    job: Job,
     translated: StageArtifact,
     decoded: StageArtifact,
-    output: str,
     fingerprint: str,
 ) -> StageArtifact:
     """Score every picture that there is; `ScoreRecord`s in the order of the pictures."""
-    storage = Storage(output)
-    done = find_artifact(storage, STAGE, shard, fingerprint)
+    storage = Storage(job.output)
+    done = find_artifact(storage, STAGE, job.shard, fingerprint)
     if done is not None:
         return done
     translations = from_table(read_artifact(storage, translated), TranslationRecord)
     texts = {row.prompt_id: row.text_ru or "" for row in translations}
     rows = from_table(read_artifact(storage, decoded), PictureRecord)
     drawn = [row for row in rows if row.picture is not None]
-    with device_slot(runtime, shard.index) as slot:
-        loaded = scorer(section.model, weights, slot.device)
+    with device_slot(job.runtime, job.shard.index) as slot:
+        loaded = scorer(section.model, job.weights, slot.device)
         model = Scorer(loaded.model, loaded.tokenizer, section.templates, section.batch_size)
-        scores = _scores(model, drawn, texts, section.batch_size, shard.index)
+        scores = _scores(model, drawn, texts, section.batch_size, job.shard.index)
     ranks = rank([row.prompt_id for row in drawn], scores)
     records = [
         ScoreRecord(row.image_id, row.prompt_id, cosine, place)
         for row, cosine, place in zip(drawn, scores, ranks, strict=True)
     ]
     table = to_table(records, ScoreRecord)
-    return write_artifact(storage, STAGE, shard, fingerprint, table, slot.seconds)
+    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds)
 
 
 def _scores(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from prefect import task
 
-from rudalle_lib.config import RuntimeConfig, TranslateConfig, WeightsConfig
-from rudalle_lib.records import Prompt, ShardSpec, StageArtifact, TranslationRecord, to_table
-from rudalle_lib.stages import find_artifact, read_prompts, write_artifact
+from rudalle_lib.config import TranslateConfig
+from rudalle_lib.planning import read_shard
+from rudalle_lib.records import Prompt, StageArtifact, TranslationRecord, to_table
+from rudalle_lib.stages import find_artifact, write_artifact
 from rudalle_lib.storage import Storage
 from rudalle_lib.translation import detect_language
+from tasks.job import Job
 from tasks.loaded_models import device_slot, translator
 from tasks.options import OPTIONS, run_name
 
@@ -18,21 +20,18 @@ STAGE = "translate"
 @task(name=STAGE, task_run_name=run_name(STAGE), **OPTIONS)
 def translate(
     section: TranslateConfig,
-    runtime: RuntimeConfig,
-    weights: WeightsConfig,
-    shard: ShardSpec,
-    output: str,
+    job: Job,
     fingerprint: str,
 ) -> StageArtifact:
     """Translate what is not Russian; `TranslationRecord`s in the order of the plan.
 
     A prompt that the translator has no good answer for gets none, and becomes a reject.
     """
-    storage = Storage(output)
-    done = find_artifact(storage, STAGE, shard, fingerprint)
+    storage = Storage(job.output)
+    done = find_artifact(storage, STAGE, job.shard, fingerprint)
     if done is not None:
         return done
-    prompts = read_prompts(storage, shard)
+    prompts = read_shard(storage, job.shard)
     languages = [_language(prompt, section) for prompt in prompts]
     foreign = [
         prompt.text for prompt, language in zip(prompts, languages, strict=True) if language != "ru"
@@ -40,8 +39,8 @@ def translate(
     seconds = 0.0
     translated: dict[str, str | None] = {}
     if foreign:
-        with device_slot(runtime, shard.index) as slot:
-            model = translator(section.model, weights, slot.device)
+        with device_slot(job.runtime, job.shard.index) as slot:
+            model = translator(section.model, job.weights, slot.device)
             answers = model.translate(foreign, "en", section.batch_size)
         seconds = slot.seconds
         translated = dict(zip(foreign, answers, strict=True))
@@ -55,7 +54,7 @@ def translate(
         for prompt, language in zip(prompts, languages, strict=True)
     ]
     table = to_table(records, TranslationRecord)
-    return write_artifact(storage, STAGE, shard, fingerprint, table, seconds)
+    return write_artifact(storage, STAGE, job.shard, fingerprint, table, seconds)
 
 
 def _language(prompt: Prompt, section: TranslateConfig) -> str:

@@ -57,6 +57,11 @@ def test_without_limits_everything_is_kept() -> None:
     assert is_kept(scored(-1.0, 99), ScoreConfig())
 
 
+def test_an_image_without_a_score_is_never_kept() -> None:
+    found = why_rejected(scored(math.nan), ScoreConfig())
+    assert found == ("below_threshold", "the score is not a number")
+
+
 def test_the_reason_for_people_has_the_figures() -> None:
     found = why_rejected(scored(0.123, 5), ScoreConfig(keep_best=2))
     assert found == ("not_in_best_k", "place 5 with score 0.123, the best 2 are kept")

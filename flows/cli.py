@@ -1,0 +1,190 @@
+"""The command line: run, plan, status, models.
+
+Exit codes: 0 all is well, 1 some shards failed, 2 the input is wrong (one sentence on stderr), 130
+interrupted. Heavy packages are imported by the command that needs them, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rudalle_lib.errors import ConfigError, RudalleError, ShardError
+
+if TYPE_CHECKING:
+    from rudalle_lib.config import RunConfig
+    from rudalle_lib.records import RunManifest
+
+PACKAGED = Path(__file__).resolve().parent.parent / "configs"
+"""Configurations that can be called by name."""
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Turn a table of prompts into an image dataset with ruDALL-E.",
+)
+
+Config = Annotated[
+    str, typer.Argument(help="A YAML file or URL, or the name of a packaged one such as demo.")
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option(help="Prompt table: Parquet, CSV or JSONL, at any path or fsspec URL."),
+]
+Output = Annotated[
+    str | None, typer.Option(help="Folder or URL that the dataset is written to, as s3://b/run.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: generate.images=4."),
+]
+
+
+@app.command()
+def run(
+    config: Config,
+    prompts: Prompts = None,
+    output: Output = None,
+    overrides: Overrides = None,
+) -> None:
+    """Make a dataset, or what is missing of it."""
+    with clear_exit():
+        settings = load(config, prompts, output, overrides)
+        started = time.monotonic()
+        manifest = run_flow(settings)
+        typer.echo(summary(settings, manifest, time.monotonic() - started))
+
+
+@app.command()
+def plan(
+    config: Config,
+    prompts: Prompts = None,
+    output: Output = None,
+    overrides: Overrides = None,
+) -> None:
+    """Show what a run would do; nothing is written."""
+    with clear_exit():
+        from flows.tables import print_difference
+
+        print_difference(load(config, prompts, output, overrides))
+
+
+@app.command()
+def status(url: Annotated[str, typer.Argument(help="The output of a run.")]) -> None:
+    """Show how far a run is, from its output alone."""
+    with clear_exit():
+        from flows.tables import print_status
+
+        print_status(url)
+
+
+@app.command()
+def models() -> None:
+    """List the models that a configuration can name."""
+    with clear_exit():
+        from flows.tables import print_models
+
+        print_models()
+
+
+def load(
+    config: str, prompts: str | None, output: str | None, overrides: Sequence[str] | None
+) -> RunConfig:
+    """Read a configuration; `--prompts` and `--output` go before `--set`, the file before both."""
+    from rudalle_lib.config import RunConfig
+
+    given = [("prompts.uri", prompts), ("output", output)]
+    shortcuts = [f"{key}={value}" for key, value in given if value is not None]
+    return RunConfig.load(find_config(config), [*shortcuts, *(overrides or [])])
+
+
+def find_config(name: str) -> str:
+    """The path or URL of a configuration.
+
+    Raises:
+        ConfigError: neither a file nor the name of a packaged one; lists the names.
+    """
+    packaged = PACKAGED / f"{name}.yaml"
+    if "://" in name or Path(name).is_file():
+        return name
+    if "/" not in name and packaged.is_file():
+        return str(packaged)
+    names = ", ".join(sorted(path.stem for path in PACKAGED.glob("*.yaml")))
+    raise ConfigError(
+        f"There is no configuration {name!r}: expected a YAML file or one of the packaged {names}."
+    )
+
+
+def run_flow(settings: RunConfig) -> RunManifest:
+    """Run the flow with a view of its progress."""
+    from rich.console import Console
+
+    from flows.embedded import set_up_prefect
+    from rudalle_lib.preflight import check_run
+
+    console = Console(stderr=True, highlight=False)
+    with console.status("Looking at models, prompts and output"):
+        check_run(settings)
+        set_up_prefect()
+    with console.status("Starting Prefect"):
+        from flows.generate_dataset import generate_dataset
+        from flows.progress import make_view
+        from tasks.progress import listener
+
+    with make_view(console, settings.upscale.model is not None) as view:
+        token = listener.set(view)
+        try:
+            return generate_dataset(settings)
+        finally:
+            listener.reset(token)
+
+
+def summary(settings: RunConfig, manifest: RunManifest, seconds: float) -> str:
+    """What has come of a run, and on the last line where the pictures are."""
+    from rudalle_lib import layout
+    from rudalle_lib.storage import Storage
+
+    sums, storage = manifest.totals, Storage(settings.output)
+    aside = sum(sums.rejected.values())
+    figures = (
+        f"{sums.kept:,} of {sums.images:,} images published from {sums.prompts:,} prompts, "
+        f"{aside:,} rows set aside, {seconds:,.0f} s."
+    )
+    pictures = storage.public_path(layout.IMAGES_FOLDER)
+    page = f", to look at: {storage.public_path(layout.GALLERY_PAGE)}"
+    shown = page if settings.publish.gallery else ""
+    return f"{figures}\nThe pictures are in {pictures}{shown}"
+
+
+@contextmanager
+def clear_exit() -> Iterator[None]:
+    """Turn errors into an exit code and a sentence; what is not ours to foresee keeps its trace."""
+    try:
+        yield
+    except ShardError as error:
+        fail(str(error), FAILED)
+    except RudalleError as error:
+        fail(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        fail("Interrupted. What is finished is safe; the same command goes on.", INTERRUPTED)
+
+
+def fail(message: str, code: int) -> None:
+    """Say what is wrong on stderr and leave."""
+    sys.stdout.flush()
+    typer.echo(f"rudalle-flows: {message}", err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,136 @@
+"""Generate a dataset: a table of prompts in, scored pictures with their metadata out.
+
+Plan, then for every shard translate, generate, decode, score, upscale and publish, then report.
+Tasks hand each other references to what lies in storage, never pictures. Storage is the only truth:
+a shard is finished if its manifest has the fingerprint that this configuration would give it, and
+then it is skipped; Prefect's own database may be thrown away between two runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+from prefect import flow
+from prefect.futures import PrefectFuture
+
+from rudalle_lib.config import RunConfig
+from rudalle_lib.difference import compare
+from rudalle_lib.errors import ShardError
+from rudalle_lib.manifest import read_shard_manifests
+from rudalle_lib.preflight import check_run
+from rudalle_lib.records import RunManifest, ShardSpec
+from rudalle_lib.report import current_report
+from rudalle_lib.stages import fingerprints, models
+from rudalle_lib.storage import Storage
+from tasks.decode import decode
+from tasks.generate import generate
+from tasks.job import Job
+from tasks.plan import plan
+from tasks.progress import Planned, ShardFailed, ShardFinished, tell
+from tasks.publish import publish
+from tasks.report import report
+from tasks.score import score
+from tasks.translate import translate
+from tasks.upscale import upscale
+
+Futures = dict[str, PrefectFuture[Any]]
+Settled = tuple[ShardSpec, Futures]
+
+
+@flow(name="generate-dataset", flow_run_name="{config.name}")
+def generate_dataset(config: RunConfig) -> RunManifest:
+    """Make the dataset that a configuration describes, or what is missing of it.
+
+    Raises:
+        ConfigError, PromptError, WeightsError, StorageError: something that the run needs is wrong;
+            nothing has been written.
+        ShardError: some shards failed; the others are finished, the next run makes just those.
+    """
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    weights = check_run(config)
+    planned = plan(config)
+    finished = read_shard_manifests(Storage(config.output))
+    todo = compare(config, weights, planned.shards, finished).todo
+    tell(Planned(planned, len(todo)))
+
+    failed: dict[int, str] = {}
+    submit = partial(submit_shard, config, weights)
+    for shard, futures in run_bounded(todo, config.runtime.shards_in_flight, submit):
+        error = first_error(futures)
+        if error is None:
+            tell(ShardFinished(futures["publish"].result()))
+        else:
+            failed[shard.index] = error
+            tell(ShardFailed(shard.index, error))
+
+    shards = len(planned.shards)
+    run = current_report(Storage(config.output), config, shards)
+    run = run or report(config, weights, shards, started)
+    if failed:
+        raise ShardError(describe(failed, len(todo)))
+    return run
+
+
+def submit_shard(config: RunConfig, weights: Mapping[str, str], shard: ShardSpec) -> Futures:
+    """Submit all stages of a shard; each waits for those that it reads."""
+    job = Job(shard, config.output, config.runtime, config.weights)
+    names = {stage: entry.name for stage, entry in models(config).items()}
+    of = fingerprints(config, weights, shard)
+
+    # Prefect gives a task the result of a future where the task asks for that.
+    translated: Any = translate.submit(config.translate, job, of["translate"])
+    drawn: Any = generate.submit(config.generate, job, translated, of["generate"], config.seed)
+    decoded: Any = decode.submit(config.decode, job, drawn, of["decode"])
+    scored: Any = score.submit(config.score, job, translated, decoded, of["score"])
+    made = dict(translate=translated, generate=drawn, decode=decoded, score=scored)
+    if config.upscale.model is not None:
+        made["upscale"] = upscale.submit(
+            config.upscale, config.score, job, decoded, scored, of["upscale"]
+        )
+    made["publish"] = publish.submit(
+        config.publish, config.score, job, names, dict(made), of["publish"], config.digest()
+    )
+    return made
+
+
+def run_bounded(
+    shards: Iterable[ShardSpec], limit: int, submit: Callable[[ShardSpec], Futures]
+) -> Iterator[Settled]:
+    """Submit shards in order, at most `limit` under way; give each back when it has settled."""
+    settled: SimpleQueue[Settled] = SimpleQueue()
+    under_way = 0
+    for shard in shards:
+        futures = submit(shard)
+        futures["publish"].add_done_callback(partial(_put, settled, (shard, futures)))
+        under_way += 1
+        if under_way == limit:
+            yield settled.get()
+            under_way -= 1
+    for _ in range(under_way):
+        yield settled.get()
+
+
+def _put(queue: SimpleQueue[Settled], item: Settled, _: PrefectFuture[Any]) -> None:
+    queue.put(item)
+
+
+def first_error(futures: Futures) -> str | None:
+    """Which stage of a settled shard failed, and why; None if none did."""
+    for stage, future in futures.items():
+        future.wait()
+        if not future.state.is_completed():
+            error = future.result(raise_on_failure=False)
+            return f"{stage}: {error}"
+    return None
+
+
+def describe(failed: Mapping[int, str], tried: int) -> str:
+    """One sentence a failed shard, and what to do."""
+    lines = [f"shard {index:05d}, {error}" for index, error in sorted(failed.items())]
+    return "\n".join(
+        [f"{len(failed)} of {tried} shards failed; run again to make just those.", *lines]
+    )

@@ -1,0 +1,209 @@
+"""What someone at a terminal, or in a log, sees of a run while it goes on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from rudalle_lib.planning import Plan
+from rudalle_lib.records import ShardManifest
+from rudalle_lib.stages import STAGES
+from tasks.progress import Event, Planned, ShardFailed, ShardFinished, Step
+
+HEARTBEAT = 30.0
+"""Seconds between two lines about a stage that is under way, where there is no terminal."""
+
+
+class View(Protocol):
+    """Shows events; called from several threads. A context manager: it is on screen inside."""
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+
+    def __enter__(self) -> Self:
+        """Begin to show."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop showing."""
+
+
+def make_view(console: Console, upscales: bool) -> View:
+    """Progress bars in a terminal, plain lines elsewhere; `upscales`: the run has that stage."""
+    stages = [stage for stage in STAGES if upscales or stage != "upscale"]
+    return Bars(console, stages) if console.is_terminal else Lines(console)
+
+
+class ShardProgress:
+    """How far every stage is over all shards, in shards and parts of them."""
+
+    def __init__(self, stages: Sequence[str]) -> None:
+        self._stages = list(stages)
+        self._parts: defaultdict[str, dict[int, float]] = defaultdict(dict)
+
+    def step(self, step: Step) -> None:
+        """Note a step; what comes before its stage must be over."""
+        for stage in self._stages[: self._stages.index(step.stage)]:
+            self._parts[stage][step.shard] = 1.0
+        self._parts[step.stage][step.shard] = step.done / max(step.total, 1)
+
+    def finish(self, shard: int) -> None:
+        """Note that a shard is over, finished or failed."""
+        for stage in self._stages:
+            self._parts[stage][shard] = 1.0
+
+    def of(self, stage: str) -> float:
+        """Shards that a stage is through with."""
+        return sum(self._parts[stage].values())
+
+
+class Bars:
+    """A bar a stage, and a line that counts images."""
+
+    def __init__(self, console: Console, stages: Sequence[str]) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}", justify="left", style="bold"),
+            BarColumn(bar_width=44, complete_style="red", finished_style="white"),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[note]}", style="bright_black"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._rows: dict[str, TaskID] = {
+            stage: self._progress.add_task(stage, total=None, start=False, note="")
+            for stage in stages
+        }
+        self._parts = ShardProgress(stages)
+        self._lock = threading.Lock()
+        self._images = self._kept = 0
+
+    def __enter__(self) -> Self:
+        """Draw the bars."""
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the bars as they are."""
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Move the bars; failures are printed above them."""
+        with self._lock:
+            if isinstance(event, Planned):
+                self._plan(event)
+            elif isinstance(event, Step):
+                self._parts.step(event)
+            elif isinstance(event, ShardFinished):
+                self._parts.finish(event.manifest.index)
+                self._images += event.manifest.images
+                self._kept += event.manifest.kept
+            else:
+                self._parts.finish(event.shard)
+                self._console.print(Text(failure_line(event), style="red"))
+            self._draw()
+
+    def _plan(self, event: Planned) -> None:
+        for line in plan_lines(event.plan, event.todo):
+            self._console.print(Text(line))
+        for row in self._rows.values():
+            self._progress.update(row, total=event.todo, visible=event.todo > 0)
+
+    def _draw(self) -> None:
+        for stage, row in self._rows.items():
+            done = self._parts.of(stage)
+            if done:
+                self._progress.start_task(row)
+            note = f"{self._kept:,} of {self._images:,} images kept" if stage == STAGES[-1] else ""
+            self._progress.update(row, completed=done, note=note)
+
+
+class Lines:
+    """A line a shard, and one now and then about what is under way."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._last = clock()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        """Nothing to prepare."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing to tidy."""
+
+    def __call__(self, event: Event) -> None:
+        """Print what is worth a line."""
+        with self._lock:
+            for line in self._lines(event):
+                self._last = self._clock()
+                self._console.print(Text(line), soft_wrap=True)
+
+    def _lines(self, event: Event) -> list[str]:
+        if isinstance(event, Planned):
+            return plan_lines(event.plan, event.todo)
+        if isinstance(event, ShardFinished):
+            return [finished_line(event.manifest)]
+        if isinstance(event, ShardFailed):
+            return [failure_line(event)]
+        if self._clock() - self._last < HEARTBEAT:
+            return []
+        share = event.done / max(event.total, 1)
+        return [f"shard {event.shard:05d}: {event.stage} {share:.0%}"]
+
+
+def plan_lines(plan: Plan, todo: int) -> list[str]:
+    """What the plan says: prompts, rejected rows, shards."""
+    prompts = f"{plan.prompts:,} prompts in {len(plan.shards):,} shards"
+    new = f"{plan.new_prompts:,} new" if plan.new_prompts else "none new"
+    lines = [f"{prompts}, {new}; {todo:,} shards to do"]
+    if plan.rejected:
+        lines.append(f"{sum(plan.rejected.values()):,} rows rejected: {reasons(plan.rejected)}")
+    if plan.removed:
+        lines.append(f"{plan.removed:,} planned prompts are not in the table any more; they stay")
+    return lines
+
+
+def finished_line(manifest: ShardManifest) -> str:
+    """One line about a finished shard."""
+    seconds = sum(artifact.seconds for artifact in manifest.stages.values())
+    aside = sum(manifest.rejected.values())
+    return (
+        f"shard {manifest.index:05d}: {manifest.kept:,} of {manifest.images:,} images kept, "
+        f"{aside:,} rows set aside, {seconds:,.1f} s"
+    )
+
+
+def failure_line(event: ShardFailed) -> str:
+    """One line about a failed shard."""
+    return f"shard {event.shard:05d} failed: {event.message}"
+
+
+def reasons(counts: Mapping[str, int]) -> str:
+    """Counts by reason, the commonest first."""
+    items = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {reason}" for reason, count in items)

@@ -1,0 +1,115 @@
+"""What the commands plan, status and models print."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.progress import reasons
+from rudalle_lib import registry
+from rudalle_lib.config import RunConfig
+from rudalle_lib.difference import Difference, compare
+from rudalle_lib.manifest import read_shard_manifests
+from rudalle_lib.planning import Plan, count_images, plan_run
+from rudalle_lib.preflight import check_inputs
+from rudalle_lib.stages import STAGES, weight_digests
+from rudalle_lib.status import Status, read_status
+from rudalle_lib.storage import Storage
+
+
+def print_difference(config: RunConfig) -> None:
+    """What a run of this configuration would do."""
+    check_inputs(config)
+    weights = weight_digests(config)
+    storage = Storage(config.output)
+    plan = plan_run(config, storage, write=False)
+    difference = compare(config, weights, plan.shards, read_shard_manifests(storage))
+    rows = [
+        ("prompt table", f"{config.prompts.uri}, {plan.rows:,} rows"),
+        ("rejected rows", reasons(plan.rejected) or "none"),
+        ("prompts", f"{plan.prompts:,}, {plan.new_prompts:,} of them new"),
+        ("shards", _shards(difference)),
+        ("stages to redo", _stages(difference)),
+        ("images to draw", f"{_images(config, storage, plan, difference):,}"),
+        ("output", storage.public_path()),
+    ]
+    _print_pairs(config.name, rows)
+    Console(highlight=False).print("Nothing has been written.", style="bright_black")
+
+
+def print_status(url: str) -> None:
+    """How far the run in an output is."""
+    status = read_status(Storage(url))
+    sums = status.totals
+    _print_pairs(status.run.name if status.run else Storage(url).public_path(), [
+        ("shards", f"{sums.shards:,} of {status.planned:,} finished"),
+        ("prompts", f"{sums.prompts:,} in finished shards"),
+        ("images", f"{sums.images:,} drawn, {sums.kept:,} published"),
+        ("set aside", reasons(sums.rejected) or "nothing"),
+        ("size", f"{sums.image_bytes / 1e6:,.1f} MB of images"),
+        ("seconds", _seconds(status)),
+        ("last run", _last_run(status)),
+    ])  # fmt: skip
+
+
+def print_models() -> None:
+    """Every model of the registry."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in ("name", "kind", "what", "from"):
+        table.add_column(column, no_wrap=column != "what")
+    for name in registry.names():
+        entry = registry.get(name)
+        source = entry.repository or "in the package"
+        table.add_row(entry.name, entry.kind, entry.about, source)
+    Console(highlight=False).print(table)
+
+
+def _print_pairs(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    console = Console(highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False, show_edge=False)
+    table.add_column(style="bright_black", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(value))
+    console.print(Text(title, style="bold"))
+    console.print(table)
+
+
+def _shards(difference: Difference) -> str:
+    new, changed = len(difference.new), len(difference.changed)
+    return f"{new:,} new, {changed:,} changed, {len(difference.unchanged):,} unchanged"
+
+
+def _stages(difference: Difference) -> str:
+    counts = Counter(stage for _, stages in difference.changed for stage in stages)
+    found = [f"{stage} in {counts[stage]:,}" for stage in STAGES if counts[stage]]
+    return ", ".join(found) or "none"
+
+
+def _images(config: RunConfig, storage: Storage, plan: Plan, difference: Difference) -> int:
+    """Candidates of new shards and of those whose tokens would change."""
+    redrawn = {shard.index for shard, stages in difference.changed if "generate" in stages}
+    known = [
+        shard
+        for shard in plan.shards
+        if shard.index not in plan.new_shards
+        and (shard.index in redrawn or shard in difference.new)
+    ]
+    return plan.new_images + sum(
+        count_images(storage, shard, config.generate.images) for shard in known
+    )
+
+
+def _seconds(status: Status) -> str:
+    seconds = status.totals.seconds
+    return ", ".join(f"{stage} {seconds[stage]:,.1f}" for stage in STAGES if stage in seconds)
+
+
+def _last_run(status: Status) -> str:
+    if status.run is None:
+        return "none has ended yet"
+    return f"{status.run.started} to {status.run.finished}"

@@ -1,0 +1,190 @@
+"""Publish a shard: from what the stages made to images, metadata, rejects and the manifest.
+
+Every prompt of the shard ends up in at least one row: of the metadata for each image that is kept,
+of the rejects, with a reason, for everything else.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+
+from rudalle_lib.config import PublishConfig, ScoreConfig
+from rudalle_lib.images import decode_image, encode_image
+from rudalle_lib.manifest import write_shard_manifest
+from rudalle_lib.planning import read_extras
+from rudalle_lib.records import (
+    ImageRecord,
+    PictureRecord,
+    RejectRecord,
+    ScoreRecord,
+    ShardManifest,
+    ShardSpec,
+    StageArtifact,
+    TokensRecord,
+    TranslationRecord,
+    from_table,
+    reject,
+)
+from rudalle_lib.selection import why_rejected
+from rudalle_lib.shards import write_files, write_rejects
+from rudalle_lib.stages import read_artifact
+from rudalle_lib.storage import Storage
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the stages made of a shard: translations by prompt in the order of the plan,
+    tokens in theirs, scores and pictures by image.
+    """
+
+    index: int
+    translations: Mapping[str, TranslationRecord]
+    tokens: Sequence[TokensRecord]
+    scores: Mapping[str, ScoreRecord]
+    pictures: Mapping[str, PictureRecord]
+
+
+def publish_shard(
+    storage: Storage,
+    section: PublishConfig,
+    selection: ScoreConfig,
+    models: Mapping[str, str],
+    spec: ShardSpec,
+    artifacts: Mapping[str, StageArtifact],
+    fingerprint: str,
+    config_digest: str,
+) -> ShardManifest:
+    """Write the dataset of one shard, its manifest last.
+
+    Args:
+        storage: the output.
+        section: format of the images.
+        selection: which images are kept.
+        models: registry name by stage, of the stages that have a model.
+        spec: the shard.
+        artifacts: what every stage made, by stage.
+        fingerprint: of the published shard.
+        config_digest: of the run that publishes it.
+    """
+    started = time.perf_counter()
+    shard = read_shard_results(storage, spec.index, artifacts)
+    kept, rejects = judge(shard, selection)
+    images = ((_record(shard, row, models), _file(shard, row, section)) for row in kept)
+    extras = read_extras(storage, spec)
+    written = write_files(storage, spec.index, images, section.image_format, extras)
+    rejects_file = write_rejects(storage, spec.index, rejects)
+    uri, seconds = storage.url(written.metadata.path), round(time.perf_counter() - started, 3)
+    published = StageArtifact(uri, fingerprint, len(kept), seconds)
+    manifest = ShardManifest(
+        index=spec.index,
+        fingerprint=fingerprint,
+        config_digest=config_digest,
+        prompts=spec.rows,
+        images=len(shard.tokens),
+        kept=len(kept),
+        rejected=dict(Counter(row.reason for row in rejects)),
+        image_bytes=written.image_bytes,
+        metadata=written.metadata,
+        rejects=rejects_file,
+        stages={**artifacts, "publish": published},
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    write_shard_manifest(storage, manifest)
+    return manifest
+
+
+def read_shard_results(
+    storage: Storage, index: int, artifacts: Mapping[str, StageArtifact]
+) -> Shard:
+    """Read the artifacts of a shard; pictures are the enlarged ones, where there are any."""
+    pictures = artifacts.get("upscale", artifacts["decode"])
+    scores = from_table(read_artifact(storage, artifacts["score"]), ScoreRecord)
+    drawn = from_table(read_artifact(storage, pictures), PictureRecord)
+    translations = from_table(read_artifact(storage, artifacts["translate"]), TranslationRecord)
+    return Shard(
+        index=index,
+        translations={row.prompt_id: row for row in translations},
+        tokens=from_table(read_artifact(storage, artifacts["generate"]), TokensRecord),
+        scores={row.image_id: row for row in scores},
+        pictures={row.image_id: row for row in drawn},
+    )
+
+
+def judge(shard: Shard, selection: ScoreConfig) -> tuple[list[TokensRecord], list[RejectRecord]]:
+    """The images that are kept, in order, and a reject for every other image or prompt."""
+    kept: list[TokensRecord] = []
+    rejects = list(_prompt_rejects(shard))
+    for row in shard.tokens:
+        rejected = _image_reject(shard, row, selection)
+        if rejected is None:
+            kept.append(row)
+        else:
+            rejects.append(rejected)
+    return kept, rejects
+
+
+def _image_reject(shard: Shard, row: TokensRecord, selection: ScoreConfig) -> RejectRecord | None:
+    text, scored = shard.translations[row.prompt_id].text, shard.scores.get(row.image_id)
+    make = partial(reject, prompt_id=row.prompt_id, image_id=row.image_id, text=text)
+    if scored is None:
+        return make("decode_error", "the VQ-GAN gave pixels that are no numbers", stage="decode")
+    why = why_rejected(scored, selection)
+    return None if why is None else make(*why, stage="score")
+
+
+def _prompt_rejects(shard: Shard) -> Iterator[RejectRecord]:
+    drawn = {row.prompt_id for row in shard.tokens}
+    for row in shard.translations.values():
+        make = partial(reject, prompt_id=row.prompt_id, text=row.text)
+        if row.text_ru is None:
+            detail = f"no sound translation from {row.lang!r}; give the prompt in Russian"
+            yield make("translation_failed", detail, stage="translate")
+        elif row.prompt_id not in drawn:
+            detail = "longer than the decoder reads, and generate.allow_truncation is off"
+            yield make("too_long", detail, stage="generate")
+
+
+def _record(shard: Shard, row: TokensRecord, models: Mapping[str, str]) -> ImageRecord:
+    translation = shard.translations[row.prompt_id]
+    picture, scored = shard.pictures[row.image_id], shard.scores[row.image_id]
+    return ImageRecord(
+        image_id=row.image_id,
+        prompt_id=row.prompt_id,
+        replica=row.replica,
+        shard=shard.index,
+        path="",  # path, bytes and sha256 are filled in by whoever writes the file
+        text=translation.text,
+        text_ru=translation.text_ru or "",
+        lang=translation.lang,
+        seed=row.seed,
+        score=scored.score,
+        rank=scored.rank,
+        logprob=row.logprob,
+        ppl=row.ppl,
+        width=picture.width,
+        height=picture.height,
+        bytes=0,
+        sha256="",
+        temperature=row.temperature,
+        top_k=row.top_k,
+        top_p=row.top_p,
+        truncated=row.truncated,
+        translator=models["translate"] if translation.lang != "ru" else None,
+        decoder=models["generate"],
+        vqgan=models["decode"],
+        scorer=models["score"],
+        upscaler=models.get("upscale"),
+    )
+
+
+def _file(shard: Shard, row: TokensRecord, section: PublishConfig) -> bytes:
+    """The picture in the published format; stages keep it as PNG."""
+    png = shard.pictures[row.image_id].picture or b""
+    if section.image_format == "png":
+        return png
+    return encode_image(decode_image(png), section.image_format, section.quality)

@@ -1,0 +1,305 @@
+"""What people look at when a run is over: `run.json`, dataset card, contact sheet, gallery.
+
+All of it is made from the finished shards in storage, so it can be made again at any time. Pages
+show a bounded number of images, however large the dataset is.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TypeVar
+from urllib.parse import quote
+
+import pyarrow as pa
+from PIL import Image
+
+from rudalle_lib import layout
+from rudalle_lib.config import RunConfig
+from rudalle_lib.contact_sheet import Tile, draw_contact_sheet, encode_contact_sheet
+from rudalle_lib.dataset_card import CardModel, ScoreSummary, render_dataset_card
+from rudalle_lib.errors import StorageError
+from rudalle_lib.gallery import Gallery, Picture, Rejected, render_gallery
+from rudalle_lib.manifest import (
+    package_versions,
+    read_run_manifest,
+    read_shard_manifests,
+    totals,
+    write_run_manifest,
+)
+from rudalle_lib.records import (
+    ImageRecord,
+    PictureRecord,
+    RejectRecord,
+    RunManifest,
+    RunTotals,
+    ScoreRecord,
+    ShardManifest,
+    from_table,
+    schema,
+)
+from rudalle_lib.stages import models
+from rudalle_lib.storage import Storage
+
+Row = TypeVar("Row", ScoreRecord, PictureRecord)
+
+SHOWN_IMAGES = 10_000
+"""Published images on the gallery page, at most."""
+
+SHOWN_REJECTS = 500
+"""Rejected images on the gallery page, and rejected prompts, at most."""
+
+THUMBNAIL = 96
+"""Longer side of a rejected image's thumbnail in pixels."""
+
+
+@dataclass
+class Published:
+    """What the metadata of all shards says: scores and languages of all images, rows of some."""
+
+    records: list[ImageRecord] = field(default_factory=list)
+    languages: set[str] = field(default_factory=set)
+    scores: ScoreSummary | None = None
+    columns: pa.Schema = field(default_factory=lambda: schema(ImageRecord))
+
+
+def write_report(
+    storage: Storage,
+    config: RunConfig,
+    weights: Mapping[str, str],
+    shards_planned: int,
+    started: str,
+) -> RunManifest:
+    """Write the report of a run, `run.json` last.
+
+    Args:
+        storage: the output.
+        config: what was asked for.
+        weights: digest of the weights by stage.
+        shards_planned: how many shards the plan has.
+        started: when the run began, ISO 8601.
+    """
+    manifests = read_shard_manifests(storage)
+    entries = models(config)
+    run = RunManifest(
+        name=config.name,
+        config=config.public_dict(),
+        config_digest=config.digest(),
+        weights={entries[stage].name: digest for stage, digest in weights.items()},
+        versions=package_versions(),
+        shards_planned=shards_planned,
+        totals=totals(manifests, count_plan_rejects(storage)),
+        started=started,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    published = read_published(storage, manifests)
+    names = [entry.name for entry in entries.values()]
+    sheet = write_contact_sheet(storage, config, run, published.records, names)
+    if config.publish.gallery:
+        write_gallery(storage, run, manifests, published, names)
+    cards = [
+        CardModel(stage, entry.name, entry.licence, weights.get(stage, ""))
+        for stage, entry in entries.items()
+    ]
+    languages = sorted(published.languages)
+    shown = (published.columns, published.scores, sheet, config.publish.gallery)
+    card = render_dataset_card(run, cards, languages, *shown)
+    storage.write_bytes(layout.CARD, card.encode())
+    write_run_manifest(storage, run)
+    return run
+
+
+def current_report(storage: Storage, config: RunConfig, shards_planned: int) -> RunManifest | None:
+    """The run manifest in the output, if it tells of this run and of all that lies there."""
+    run = read_run_manifest(storage)
+    if run is None or (run.config_digest, run.shards_planned) != (config.digest(), shards_planned):
+        return None
+    sums = totals(read_shard_manifests(storage), count_plan_rejects(storage))
+    return run if run.totals == sums else None
+
+
+def count_plan_rejects(storage: Storage) -> Counter[str]:
+    """Rows of prompt tables that did not make it into the plan, by reason."""
+    counts: Counter[str] = Counter()
+    for path in _plan_rejects(storage):
+        counts.update(storage.read_table(path, ["reason"]).column("reason").to_pylist())
+    return counts
+
+
+def read_published(storage: Storage, manifests: Sequence[ShardManifest]) -> Published:
+    """Read the metadata of all shards, a shard at a time."""
+    published = Published()
+    scores: list[float] = []
+    for manifest in manifests:
+        table = storage.read_table(manifest.metadata.path)
+        published.columns = table.schema
+        published.languages.update(table.column("lang").to_pylist())
+        scores += table.column("score").to_pylist()
+        room = SHOWN_IMAGES - len(published.records)
+        published.records += from_table(table.slice(0, room), ImageRecord)
+    if scores:
+        mean = sum(scores) / len(scores)
+        published.scores = ScoreSummary(min(scores), mean, max(scores))
+    return published
+
+
+# --- contact sheet -----------------------------------------------------------------------------
+
+
+def write_contact_sheet(
+    storage: Storage,
+    config: RunConfig,
+    run: RunManifest,
+    records: Sequence[ImageRecord],
+    names: Sequence[str],
+) -> bool:
+    """Write `contact_sheet.png` with the best images; whether there is one."""
+    chosen = choose_for_sheet(records, config.publish.contact_sheet)
+    if not chosen:
+        storage.delete(layout.CONTACT_SHEET)
+        return False
+    tiles = [
+        Tile(
+            Image.open(io.BytesIO(storage.read_bytes(record.path))),
+            record.text,
+            f"{record.score:.3f}",
+        )
+        for record in chosen
+    ]
+    figures = [f"{figure} {label}" for figure, label in _facts(run.totals)]
+    facts = [" · ".join(figures), " · ".join(names), f"seed {config.seed}"]
+    sheet = draw_contact_sheet(tiles, config.name, facts)
+    storage.write_bytes(layout.CONTACT_SHEET, encode_contact_sheet(sheet))
+    return True
+
+
+def choose_for_sheet(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
+    """The best image of every prompt, then the second best ..., up to `count`, in their order."""
+    best = sorted(range(len(records)), key=lambda index: records[index].rank)[:count]
+    return [records[index] for index in sorted(best)]
+
+
+def _facts(sums: RunTotals) -> list[tuple[str, str]]:
+    return [
+        (f"{sums.prompts:,}", "prompts"),
+        (f"{sums.images:,}", "candidates"),
+        (f"{sums.kept:,}", "published"),
+        (f"{sum(sums.rejected.values()):,}", "set aside"),
+    ]
+
+
+# --- gallery -----------------------------------------------------------------------------------
+
+
+def write_gallery(
+    storage: Storage,
+    run: RunManifest,
+    manifests: Sequence[ShardManifest],
+    published: Published,
+    names: Sequence[str],
+) -> None:
+    """Write `gallery/index.html`."""
+    facts = _facts(run.totals)
+    if published.scores is not None:
+        facts.append((f"{published.scores.mean:.3f}", "mean score"))
+    page = render_gallery(
+        Gallery(
+            title=run.name,
+            facts=facts,
+            models=names,
+            published=[_picture(record) for record in published.records],
+            published_total=run.totals.kept,
+            rejected=list(read_rejected(storage, manifests)),
+            rejected_totals=dict(run.totals.rejected),
+        )
+    )
+    storage.write_bytes(layout.GALLERY_PAGE, page.encode())
+
+
+def _picture(record: ImageRecord) -> Picture:
+    return Picture(
+        image_id=record.image_id,
+        caption=record.text,
+        translation=record.text_ru if record.text_ru != record.text else None,
+        score=record.score,
+        seed=record.seed,
+        source="../" + quote(record.path),
+        width=record.width,
+        height=record.height,
+    )
+
+
+def read_rejected(storage: Storage, manifests: Sequence[ShardManifest]) -> Iterator[Rejected]:
+    """Rejected prompts and images, each up to `SHOWN_REJECTS`, with thumbnails of the images."""
+    prompts = images = 0
+    for rejects, manifest in _reject_tables(storage, manifests):
+        of_prompts = [row for row in rejects if row.image_id is None][: SHOWN_REJECTS - prompts]
+        of_images = [row for row in rejects if row.image_id is not None][: SHOWN_REJECTS - images]
+        prompts, images = prompts + len(of_prompts), images + len(of_images)
+        for row in of_prompts:
+            yield Rejected(None, row.text or "", row.reason, row.detail)
+        if of_images and manifest is not None:
+            yield from _rejected_images(storage, manifest, of_images)
+        if prompts >= SHOWN_REJECTS and images >= SHOWN_REJECTS:
+            return
+
+
+def _plan_rejects(storage: Storage) -> list[str]:
+    return [
+        path
+        for path in storage.list(layout.REJECTS_FOLDER)
+        if layout.index_of(path) is None and path.endswith(".parquet")
+    ]
+
+
+def _reject_tables(
+    storage: Storage, manifests: Sequence[ShardManifest]
+) -> Iterator[tuple[list[RejectRecord], ShardManifest | None]]:
+    for path in _plan_rejects(storage):
+        yield from_table(storage.read_table(path), RejectRecord), None
+    for manifest in manifests:
+        if manifest.rejects is not None:
+            yield from_table(storage.read_table(manifest.rejects.path), RejectRecord), manifest
+
+
+def _rejected_images(
+    storage: Storage, manifest: ShardManifest, rejects: Sequence[RejectRecord]
+) -> Iterator[Rejected]:
+    scores = {
+        row.image_id: row.score for row in _stage_rows(storage, manifest, "score", ScoreRecord)
+    }
+    pictures = {
+        row.image_id: row for row in _stage_rows(storage, manifest, "decode", PictureRecord)
+    }
+    for row in rejects:
+        caption, score = row.text or "", scores.get(row.image_id or "")
+        picture = pictures.get(row.image_id or "")
+        if picture is None or picture.picture is None:
+            yield Rejected(row.image_id, caption, row.reason, row.detail, score)
+        else:
+            shown = _thumbnail(picture.picture)
+            yield Rejected(row.image_id, caption, row.reason, row.detail, score, *shown)
+
+
+def _stage_rows(
+    storage: Storage, manifest: ShardManifest, stage: str, record: type[Row]
+) -> list[Row]:
+    """What a stage made of a shard; nothing if it has been cleaned away."""
+    try:
+        return from_table(storage.read_table(layout.stage_path(stage, manifest.index)), record)
+    except StorageError:
+        return []
+
+
+def _thumbnail(png: bytes) -> tuple[str, int, int]:
+    """A small WebP as data URI, its width and height."""
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", quality=80)
+    encoded = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/webp;base64,{encoded}", image.width, image.height

@@ -1,0 +1,18 @@
+"""What every stage needs to know besides its own settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rudalle_lib.config import RuntimeConfig, WeightsConfig
+from rudalle_lib.records import ShardSpec
+
+
+@dataclass(frozen=True)
+class Job:
+    """A shard to work on, the output that holds it, and the means to do so."""
+
+    shard: ShardSpec
+    output: str
+    runtime: RuntimeConfig
+    weights: WeightsConfig

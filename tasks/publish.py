@@ -1,0 +1,37 @@
+"""Publish: the dataset of a shard, and the manifest that makes it exist."""
+
+from __future__ import annotations
+
+from prefect import task
+
+from rudalle_lib.config import PublishConfig, ScoreConfig
+from rudalle_lib.publishing import publish_shard
+from rudalle_lib.records import ShardManifest, StageArtifact
+from rudalle_lib.storage import Storage
+from tasks.job import Job
+from tasks.options import OPTIONS, run_name
+
+STAGE = "publish"
+
+
+@task(name=STAGE, task_run_name=run_name(STAGE), **OPTIONS)
+def publish(
+    section: PublishConfig,
+    selection: ScoreConfig,
+    job: Job,
+    models: dict[str, str],
+    artifacts: dict[str, StageArtifact],
+    fingerprint: str,
+    config_digest: str,
+) -> ShardManifest:
+    """Write images, metadata and rejects of a shard, its manifest last."""
+    return publish_shard(
+        Storage(job.output),
+        section,
+        selection,
+        models,
+        job.shard,
+        artifacts,
+        fingerprint,
+        config_digest,
+    )
