@@ -32,7 +32,7 @@ PROBLEMS = (
     "wrong_relation",
 )
 """Everything that a verdict can complain about, in the order in which it does."""
-SIZE_LIMITS = {"small": (20, 32), "medium": (32, 46), "big": (46, 62)}
+SIZE_LIMITS = {"small": (22, 36), "medium": (36, 48), "big": (48, 62)}
 """Sides in pixels, from and below, by size: half-way between the sides that scenes use."""
 
 MOST_FIGURES = 8  # more are a swarm: its largest are described

@@ -87,7 +87,7 @@ def outlines(
 
 def cross_arm(side: int) -> int:
     """Thickness of a cross's beams in pixels, such that they lie on the grid."""
-    return {24: 8, 28: 12, 36: 12, 40: 16, 52: 20, 56: 24}.get(side, side * 2 // 5)
+    return {28: 12, 32: 12, 40: 16, 44: 16, 52: 20, 56: 24}.get(side, side * 2 // 5)
 
 
 def _rectangle(x0: float, y0: float, x1: float, y1: float) -> list[tuple[float, float]]:

@@ -17,7 +17,7 @@ COLOURS = ("red", "blue", "yellow", "green", "orange", "violet", "black", "white
 GROUNDS = ("white", "black", "beige", "grey")
 SIZES = ("small", "medium", "big")
 RELATIONS = ("left_of", "right_of", "above", "below")
-SIDES = {"small": (24, 28), "medium": (36, 40), "big": (52, 56)}
+SIDES = {"small": (28, 32), "medium": (40, 44), "big": (52, 56)}
 """Side of a figure's square in pixels, by size; the two values are jitter."""
 
 PICTURE = 128
