@@ -42,7 +42,7 @@ class Plan:
     `new_shards` are the indices that this reading added, `new_prompts` counts the prompts in them,
     `new_images` the candidate images that those ask for.
     `rows` counts the rows read, `rejected` those of them that were not planned, by reason;
-    `removed` counts planned prompts that the table no longer has: they stay planned.
+    `removed` counts planned prompts that the reading did not meet: they stay planned.
     """
 
     shards: tuple[ShardSpec, ...]
