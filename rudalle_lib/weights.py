@@ -278,8 +278,18 @@ def _load(
     tidy: Callable[[StateDict], StateDict] = lambda state: state,
 ) -> Network:
     settings = _config(entry, files, config)
+
+    def make() -> Network:
+        try:
+            return network(settings)
+        except (TypeError, ValueError, RuntimeError) as error:
+            source = files.get("config", "the registry")
+            raise WeightsError(
+                f"{entry.name} cannot be built as {source} says: {error}; {settings}"
+            ) from error
+
     state = tidy(load_state_dict(files["weights"]))
-    return build(lambda: network(settings), state, files["weights"], device, dtype)
+    return build(make, state, files["weights"], device, dtype)
 
 
 def _config(entry: ModelEntry, files: Files, config: type[Config]) -> Config:
