@@ -385,7 +385,7 @@ def test_colours_outside_the_palette_are_unknown() -> None:
 
 @pytest.mark.parametrize(
     ("side", "size"),
-    [(16, UNKNOWN), (22, "small"), (30, "small"), (34, "medium"), (44, "medium"), (48, "big"),
+    [(16, UNKNOWN), (24, "small"), (34, "small"), (38, "medium"), (46, "medium"), (50, "big"),
      (60, "big"), (68, UNKNOWN)],
 )  # fmt: skip
 def test_size_classes_meet_half_way(side: int, size: str) -> None:
