@@ -218,7 +218,7 @@ def load_tokenizer(folder: Path) -> "MarianTokenizer":
 
 
 def _load_model(folder: Path) -> "MarianMTModel":
-    from transformers import MarianConfig, MarianMTModel
+    from transformers import GenerationConfig, MarianConfig, MarianMTModel
 
     weights = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if weights is None:
@@ -232,6 +232,8 @@ def _load_model(folder: Path) -> "MarianMTModel":
     state = _completed(load_state_dict(weights), expected)
     check_match(expected, state, weights)
     model.load_state_dict(state)
+    # OPUS-MT asks for beams, and for an EOS forced on texts that run on, which must be seen here.
+    model.generation_config = GenerationConfig()
     return model
 
 

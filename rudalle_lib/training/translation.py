@@ -65,7 +65,7 @@ def caption_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.1:
         english = re.sub(r"\b([Aa]n?)\b", "the", english)
     if rng.random() < 0.1:
-        english = english.replace(" on ", rng.choice((" against ", ", on ")))
+        english = english.replace(" on ", rng.choice((" against ", ", on ", ", ")))
     elif rng.random() < 0.1:  # no ground named at all
         english = english.rpartition(" on ")[0]
         russian = russian.removesuffix(" " + ground_ru(scene.ground))

@@ -36,7 +36,7 @@ def marian(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
         encoder_ffn_dim=96, decoder_ffn_dim=96, scale_embedding=True, dropout=0.0, init_std=0.1,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id, forced_eos_token_id=None,
+        decoder_start_token_id=tokenizer.pad_token_id, forced_eos_token_id=0, num_beams=4,
     )  # fmt: skip
     model = MarianMTModel(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
@@ -96,12 +96,14 @@ def test_what_cannot_be_translated_is_none(translator: Translator, text: str) ->
     assert translator.translate([text, PAIRS[0][0]], language="en") == [None, PAIRS[0][1]]
 
 
-def test_a_translation_that_never_ends_is_none(
-    translator: Translator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unending = [translator.tokenizer.convert_tokens_to_ids("▁круг")] * 9
-    monkeypatch.setattr(translator, "_generate", lambda ids, mask: [unending] * len(ids))
+def test_a_translation_that_never_ends_is_none(marian: Path) -> None:
+    """A real network that can say one word only, and no end."""
+    translator = Translator.load(marian)
+    bias = translator.model.final_logits_bias
+    bias[0, translator.tokenizer.convert_tokens_to_ids("▁круг")] = 1e4
     assert translator.translate(["a circle"]) == [None]
+    bias[0, translator.tokenizer.eos_token_id] = 2e4
+    assert translator.translate(["a circle"]) == [None]  # it ends at once: empty
 
 
 @pytest.mark.parametrize(
