@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from rudalle_lib import layout, registry
+from rudalle_lib import layout, registry, weight_files
 from rudalle_lib.config import RunConfig
 from rudalle_lib.manifest import fingerprint
 from rudalle_lib.records import ShardSpec, StageArtifact
@@ -61,10 +61,8 @@ def weight_digests(config: RunConfig) -> dict[str, str]:
         ConfigError: as `models`.
         WeightsError: files that cannot be had or are not what the registry says.
     """
-    from rudalle_lib import weights  # imports torch, which planning and reporting can do without
-
     return {
-        stage: weights.digest(entry, weights.resolve_files(entry, config.weights))
+        stage: weight_files.digest(entry, weight_files.resolve_files(entry, config.weights))
         for stage, entry in models(config).items()
     }
 

@@ -17,7 +17,8 @@ from rudalle_lib.training.translation import (
     train_vocabulary,
 )
 from rudalle_lib.translation import Translator, detect_language, is_plausible, load_tokenizer
-from rudalle_lib.weights import PACKAGED, load_translator
+from rudalle_lib.weight_files import PACKAGED
+from rudalle_lib.weights import load_translator
 
 PAIRS = sorted(set(caption_pairs("test", 8)))
 

@@ -1,0 +1,159 @@
+"""Files of models are found in a folder, the package or a hub, digested and verified."""
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from types import MappingProxyType
+
+import huggingface_hub
+import pytest
+
+from rudalle_lib import registry
+from rudalle_lib.config import WeightsConfig
+from rudalle_lib.errors import WeightsError
+from rudalle_lib.weight_files import digest, file_digest, resolve_files
+
+
+@pytest.fixture
+def vqgan(tmp_path: Path) -> WeightsConfig:
+    """A folder with files under the names of demo-vqgan; nobody looks into them here."""
+    folder = tmp_path / "weights" / "demo-vqgan"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"tensors")
+    (folder / "config.json").write_text("{}")
+    return WeightsConfig(folder=str(tmp_path / "weights"))
+
+
+def test_digests_follow_the_content_of_files(vqgan: WeightsConfig, tmp_path: Path) -> None:
+    entry = registry.get("demo-vqgan")
+    files = resolve_files(entry, vqgan)
+    before = digest(entry, files)
+    assert len(before) == 32
+    weights = files["weights"]
+    assert file_digest(weights) == hashlib.sha256(b"tensors").hexdigest()
+    moved = (tmp_path / "weights").rename(tmp_path / "elsewhere")
+    files = resolve_files(entry, WeightsConfig(folder=str(moved)))
+    assert digest(entry, files) == before
+    files["weights"].write_bytes(b"tensorz")
+    os.utime(files["weights"], ns=(1, 1))  # a clock may be too coarse to tell two writes apart
+    assert digest(entry, files) != before
+
+
+def test_a_file_is_verified_against_the_digest_of_the_registry(vqgan: WeightsConfig) -> None:
+    entry = registry.get("demo-vqgan")
+    expected = dataclasses.replace(entry, sha256=MappingProxyType({"weights": "0" * 64}))
+    with pytest.raises(WeightsError, match="model.safetensors of demo-vqgan has SHA-256 .* 0000"):
+        resolve_files(expected, vqgan)
+
+
+def test_a_packaged_file_that_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rudalle_lib.weight_files.PACKAGED", tmp_path)
+    with pytest.raises(WeightsError, match="expected .*demo-dalle/model.safetensors.*train-demo"):
+        resolve_files(registry.get("demo-dalle"))
+
+
+class Hub(ThreadingHTTPServer):
+    """A server on loopback that answers as the Hugging Face hub does for single files."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), HubRequest)
+        self.files: dict[str, bytes] = {}
+        self.requests: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class HubRequest(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.server.requests.append(f"{self.command} {self.path}")
+        body = self.server.files.get(self.path)
+        owner_and_name = "/".join(self.path.split("/")[1:3])
+        known = any(path.startswith(f"/{owner_and_name}/") for path in self.server.files)
+        if body is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
+            self.send_header("Content-Length", "0")
+        else:
+            self.send_response(200)
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("X-Repo-Commit", "a" * 40)
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if body is not None and self.command == "GET":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with Hub() as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def publish(hub: Hub, repository: str, filename: str, content: bytes) -> None:
+    hub.files[f"/{repository}/resolve/main/{filename}"] = content
+
+
+def test_files_come_from_a_mirror_once_and_then_from_its_cache(hub: Hub) -> None:
+    """The repository is under its new name only; the tokenizer lies in another repository."""
+    publish(hub, "ai-forever/rudalle-Emojich", "pytorch_model.bin", b"weights")
+    publish(hub, "shonenkov/rudalle-utils", "bpe.model", b"pieces")
+    entry = registry.get("emojich")
+    files = resolve_files(entry, WeightsConfig(endpoint=hub.url))
+    assert {role: path.read_bytes() for role, path in files.items()} == {
+        "weights": b"weights",
+        "tokenizer": b"pieces",
+    }
+    assert any("sberbank-ai/rudalle-Emojich" in request for request in hub.requests)
+    hub.requests.clear()
+    assert resolve_files(entry, WeightsConfig(endpoint=hub.url, offline=True)) == files
+    assert hub.requests == []
+
+
+def test_a_local_folder_is_looked_into_before_the_hub(hub: Hub, tmp_path: Path) -> None:
+    publish(hub, "sberbank-ai/Real-ESRGAN", "RealESRGAN_x2.pth", b"from the hub")
+    local = tmp_path / "weights" / "Real-ESRGAN" / "RealESRGAN_x2.pth"
+    weights = WeightsConfig(endpoint=hub.url, folder=str(tmp_path / "weights"))
+    entry = registry.get("realesrgan-x2")
+    assert resolve_files(entry, weights)["weights"].read_bytes() == b"from the hub"
+    local.parent.mkdir(parents=True)
+    local.write_bytes(b"from the folder")
+    assert resolve_files(entry, weights)["weights"] == local
+
+
+def test_offline_says_so_and_where_to_put_the_file(hub: Hub, tmp_path: Path) -> None:
+    weights = WeightsConfig(endpoint=hub.url, offline=True, folder=str(tmp_path))
+    place = tmp_path / "Real-ESRGAN" / "RealESRGAN_x4.pth"
+    with pytest.raises(WeightsError, match=f"weights.offline is set.*put it at {place}"):
+        resolve_files(registry.get("realesrgan-x4"), weights)
+    assert hub.requests == []
+
+
+def test_a_repository_or_file_that_is_not_on_the_hub_is_named(hub: Hub) -> None:
+    weights = WeightsConfig(endpoint=hub.url)
+    with pytest.raises(WeightsError, match="sberbank-ai/Real-ESRGAN: .*ai-forever/Real-ESRGAN: "):
+        resolve_files(registry.get("realesrgan-x4"), weights)
+    publish(hub, "sberbank-ai/Real-ESRGAN", "README.md", b"")
+    with pytest.raises(
+        WeightsError, match="set weights.folder to FOLDER and put it at FOLDER/Real"
+    ):
+        resolve_files(registry.get("realesrgan-x4"), weights)
