@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from skimage.measure import label, regionprops
-from skimage.morphology import erosion
+from skimage.morphology import erosion, opening
 
 from rudalle_lib.demo.drawing import PALETTE
 from rudalle_lib.demo.fitting import Fit, Mask, fit_shape
@@ -39,8 +39,10 @@ MOST_FIGURES = 8  # more are a swarm: its largest are described
 BORDER = 3
 CONTRAST = 32.0  # RGB distance from the ground at which a figure starts
 SPECK_AREA, SPECK_CONTRAST = 12, 80.0  # smaller and fainter than this is no figure
-COLOUR_TOLERANCE = 42.0  # half the least distance of two palette colours
+COLOUR_TOLERANCE = 70.0  # how far a colour may be from the palette's
+COLOUR_LEAD = 0.6  # how much nearer it must be than to the next colour of the palette
 BLEND_TOLERANCE = 60.0  # how far a pixel may be from a blend of its figure and the ground
+PATCH = np.ones((2, 2), np.uint8)  # the least that a foreign colour covers; less is noise
 EDGE_WIDTH = 3  # pixels from a region's rim that antialiasing and blur may tint
 
 _NAMES = tuple(PALETTE)
@@ -208,17 +210,19 @@ def _interior(blob: Mask) -> Mask:
 
 
 def _covered(crop: Pixels, ground: Pixels, colour: Pixels, interior: Mask) -> Mask:
-    """Pixels covered by the figure at least by half; a foreign colour in the interior is a hole."""
+    """Pixels covered by the figure at least by half; a foreign patch in the interior is a hole."""
     span, offset = colour - ground, crop - ground
     cover = np.clip(offset @ span / max(float(span @ span), 1.0), 0, 1)  # [height, width]
     foreign = ((offset - cover[..., None] * span) ** 2).sum(-1) > BLEND_TOLERANCE**2
-    return (cover >= 0.5) & ~(foreign & interior)
+    return (cover >= 0.5) & ~opening(foreign & interior, PATCH)
 
 
 def _colour_name(colour: Pixels) -> str:
+    """The palette colour that is clearly the nearest, or UNKNOWN."""
     distance = np.sqrt(((_COLOURS - colour) ** 2).sum(-1))
-    nearest = int(distance.argmin())
-    return _NAMES[nearest] if distance[nearest] <= COLOUR_TOLERANCE else UNKNOWN
+    first, second = np.argsort(distance)[:2]
+    limit = min(COLOUR_TOLERANCE, COLOUR_LEAD * distance[second])
+    return _NAMES[first] if distance[first] <= limit else UNKNOWN
 
 
 def _size_name(fit: Fit) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from skimage.filters import gaussian
 
-from rudalle_lib.demo.checker import PROBLEMS, UNKNOWN, check, describe
+from rudalle_lib.demo.checker import PROBLEMS, SIZE_LIMITS, UNKNOWN, check, describe
 from rudalle_lib.demo.drawing import PALETTE, cross_arm, draw_placements, draw_scene
 from rudalle_lib.demo.scenes import (
     COLOURS,
@@ -358,7 +358,7 @@ def test_a_figure_too_few_or_too_many_is_caught() -> None:
 
 def test_stray_blobs_and_vivid_specks_count_as_figures() -> None:
     scene = Scene("white", (Figure("square", "red", "medium"),))
-    clean = draw_placements("white", (Placement(scene.figures[0], 8, 8, 36, 36),))
+    clean = draw_placements("white", (Placement(scene.figures[0], 8, 8, 40, 40),))
     for size in (3, 5, 10):
         picture = clean.copy()
         picture[90 : 90 + size, 90 : 90 + size] = PALETTE["blue"]
@@ -367,29 +367,50 @@ def test_stray_blobs_and_vivid_specks_count_as_figures() -> None:
 
 def test_faint_specks_are_no_figures() -> None:
     scene = Scene("white", (Figure("square", "red", "medium"),))
-    picture = draw_placements("white", (Placement(scene.figures[0], 8, 8, 36, 36),))
-    picture[90:93, 90:93] = np.array(PALETTE["white"]) - 30
+    picture = draw_placements("white", (Placement(scene.figures[0], 8, 8, 40, 40),))
+    picture[90:93, 90:93] = np.array(PALETTE["white"]) - 30  # seen, but faint
     assert check(picture, scene).ok
 
 
-def test_colours_outside_the_palette_are_unknown() -> None:
+def recoloured(rgb: tuple[int, int, int]) -> tuple[Picture, Scene]:
+    """A red square on white whose red is another colour."""
     scene = Scene("white", (Figure("square", "red", "medium"),))
-    picture = draw_placements("white", (Placement(scene.figures[0], 8, 8, 36, 36),))
-    pink = np.where(picture == PALETTE["red"], np.array((250, 150, 190)), picture)
-    found = describe(pink.astype(np.uint8))
-    assert [figure.colour for figure in found.figures] == [UNKNOWN]
-    assert check(pink.astype(np.uint8), scene).problems == ("wrong_colour",)
+    picture = draw_placements("white", (Placement(scene.figures[0], 8, 8, 40, 40),))
+    return np.where(picture == PALETTE["red"], np.uint8(rgb), picture), scene
+
+
+@pytest.mark.parametrize("rgb", [(190, 45, 50), (220, 20, 25), (254, 10, 0)])
+def test_a_shade_of_red_is_red(rgb: tuple[int, int, int]) -> None:
+    picture, scene = recoloured(rgb)
+    assert check(picture, scene).ok
+
+
+@pytest.mark.parametrize("rgb", [(250, 150, 190), (170, 30, 110), (224, 137, 138), (221, 78, 32)])
+def test_pink_magenta_half_red_and_reddish_orange_are_no_colours(rgb: tuple[int, int, int]) -> None:
+    picture, scene = recoloured(rgb)
+    assert [figure.colour for figure in describe(picture).figures] == [UNKNOWN]
+    assert check(picture, scene).problems == ("wrong_colour",)
+
+
+def test_a_ground_outside_the_palette_is_unknown() -> None:
     lilac = np.full((PICTURE, PICTURE, 3), (200, 160, 230), np.uint8)
     assert describe(lilac).ground == UNKNOWN
 
 
-@pytest.mark.parametrize(
-    ("side", "size"),
-    [(16, UNKNOWN), (24, "small"), (34, "small"), (38, "medium"), (46, "medium"), (50, "big"),
-     (60, "big"), (68, UNKNOWN)],
-)  # fmt: skip
-def test_size_classes_meet_half_way(side: int, size: str) -> None:
-    for shape in ("square", "circle", "triangle"):
+def test_size_limits_are_half_way_between_the_sides_of_scenes() -> None:
+    assert list(SIZE_LIMITS) == list(SIDES) == list(SIZES)
+    for smaller, larger in zip(SIZES, SIZES[1:], strict=False):
+        limit = (max(SIDES[smaller]) + min(SIDES[larger])) / 2
+        assert SIZE_LIMITS[smaller][1] == SIZE_LIMITS[larger][0] == limit
+
+
+@pytest.mark.parametrize("shape", ["square", "circle", "triangle"])
+def test_sizes_are_told_by_their_limits(shape: str) -> None:
+    ends = (SIZE_LIMITS["small"][0] - 4, SIZE_LIMITS["big"][1] + 4)
+    wanted = {end: UNKNOWN for end in ends}
+    wanted |= {low + 2: size for size, (low, _) in SIZE_LIMITS.items()}
+    wanted |= {high - 2: size for size, (_, high) in SIZE_LIMITS.items()}
+    for side, size in wanted.items():
         placed = Placement(Figure(shape, "green", "medium"), 8, 8, side, side)
         (figure,) = describe(draw_placements("black", (placed,))).figures
         assert (figure.shape, figure.size) == (shape, size)
