@@ -179,8 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--scenes", type=int, default=48_000)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--scenes", type=int, default=28_032)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--compile", action="store_true", help="needs a C++ compiler; twice as fast"

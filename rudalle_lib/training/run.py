@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 
@@ -97,9 +97,7 @@ def export(
 ) -> None:
     """Write `model.safetensors`, `config.json` and `MODEL_CARD.md` into a weights folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {k: v.detach().contiguous().clone() for k, v in tensors.items()},
-        folder / "model.safetensors",
-    )
+    stored = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
+    (folder / "model.safetensors").write_bytes(save(stored))
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     (folder / "MODEL_CARD.md").write_text("\n".join(card) + "\n")
