@@ -33,19 +33,20 @@ def _mix(bits: Tensor) -> Tensor:
     return bits ^ _shift_right(bits, 31)
 
 
-def gumbel_noise(seeds: Tensor, step: int, vocab_size: int) -> Tensor:
+def gumbel_noise(seeds: Tensor, step: int | Tensor, vocab_size: int) -> Tensor:
     """Gumbel noise for one step of a batch.
 
     Args:
         seeds: int64 [B], one an image.
-        step: number of the image token that is being drawn.
+        step: number of the image token that is being drawn; int64 [B] where each row has its own.
         vocab_size: number of candidates V, token ids 0 ... V - 1.
 
     Returns:
         float32 [B, V]: independent standard Gumbel variates. They are worked out in float64, where
         the last bit of a logarithm, which may differ between devices, is rounded away.
     """
-    stream = _mix(seeds + _as_int64(GOLDEN_GAMMA * (step + 1)))  # [B]
+    after = GOLDEN_GAMMA * (step + 1)
+    stream = _mix(seeds + (_as_int64(after) if isinstance(after, int) else after))  # [B]
     tokens = torch.arange(1, vocab_size + 1, device=seeds.device)
     bits = _mix(stream[:, None] + GOLDEN_GAMMA * tokens)  # [B, V]
     uniform = (_shift_right(bits, 12).double() + 0.5) * 2.0**-52  # strictly between 0 and 1

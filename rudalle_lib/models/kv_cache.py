@@ -11,6 +11,7 @@ values of the text are computed once a prompt and shared by its images. For the 
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -70,6 +71,15 @@ def _window(grid: TokenGrid, device: torch.device) -> SlotPlan:
     return SlotPlan(int(slot.max()) + 1, slot.tolist(), visible)
 
 
+class TextSharing(Protocol):
+    """Which image of a batch reads which text."""
+
+    images: int
+
+    def product(self, images: Tensor, matrices: Tensor) -> Tensor:
+        """[B, heads, 1, X] times its text's [P, heads, X, Y] for each image: [B, heads, 1, Y]."""
+
+
 class Replicas:
     """Which images of a batch share a prompt, as index tables.
 
@@ -82,6 +92,7 @@ class Replicas:
     """
 
     def __init__(self, prompt_of: Tensor, prompts: int) -> None:
+        self.images = len(prompt_of)
         same = prompt_of[:, None] == prompt_of[None, :]  # [B, B]
         rank = same.tril(-1).sum(1)  # of each image among those of its prompt
         most = int(rank.max()) + 1
@@ -89,6 +100,10 @@ class Replicas:
         image = torch.zeros(prompts * most, dtype=torch.int64, device=prompt_of.device)
         image[self.place] = torch.arange(len(prompt_of), device=prompt_of.device)
         self.image = image.view(prompts, most)  # [P, R], the image at each place
+
+    def product(self, images: Tensor, matrices: Tensor) -> Tensor:
+        """[B, heads, 1, X] times its prompt's [P, heads, X, Y] for each image: [B, heads, 1, Y]."""
+        return self.by_image(self.by_prompt(images) @ matrices)
 
     def by_prompt(self, images: Tensor) -> Tensor:
         """[B, heads, 1, D] -> [P, heads, R, D]."""
@@ -99,6 +114,30 @@ class Replicas:
         return prompts.transpose(1, 2).flatten(0, 1)[self.place].unsqueeze(2)
 
 
+class GuidedReplicas:
+    """Images of some prompts, followed by images that all read one more text, the last.
+
+    In a common layout that text, with far more images than any other, would fill it with spares.
+
+    Args:
+        prompt_of: int64 [B], the text of each image; the last `unguided` have the last one.
+        prompts: number of texts, the last one included.
+        unguided: images of the last text, at least 1.
+    """
+
+    def __init__(self, prompt_of: Tensor, prompts: int, unguided: int) -> None:
+        self.images = len(prompt_of)
+        self._prompted = len(prompt_of) - unguided
+        self._replicas = Replicas(prompt_of[: self._prompted], prompts - 1)
+
+    def product(self, images: Tensor, matrices: Tensor) -> Tensor:
+        """[B, heads, 1, X] times its text's [P, heads, X, Y] for each image: [B, heads, 1, Y]."""
+        prompted, others = images.tensor_split((self._prompted,))
+        one_text = others[:, :, 0].transpose(0, 1) @ matrices[-1]  # [heads, B of these, Y]
+        by_prompt = self._replicas.product(prompted, matrices[:-1])
+        return torch.cat((by_prompt, one_text.transpose(0, 1).unsqueeze(2)))
+
+
 class LayerCache:
     """Keys and values of one layer.
 
@@ -106,17 +145,17 @@ class LayerCache:
         plan: where cells are kept.
         text_key: [P, heads, T, D], one a prompt.
         text_value: the same.
-        replicas: which image belongs to which prompt.
+        sharing: which image reads which text.
     """
 
     def __init__(
-        self, plan: SlotPlan, text_key: Tensor, text_value: Tensor, replicas: Replicas
+        self, plan: SlotPlan, text_key: Tensor, text_value: Tensor, sharing: TextSharing
     ) -> None:
         _, heads, _, width = text_key.shape
         self.plan = plan
-        self.replicas = replicas
+        self.sharing = sharing
         self.text_key, self.text_value = text_key, text_value
-        shape = (len(replicas.place), heads, plan.size, width)
+        shape = (sharing.images, heads, plan.size, width)
         self.key, self.value = text_key.new_empty(shape), text_key.new_empty(shape)
 
     def attend(self, cell: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -129,13 +168,12 @@ class LayerCache:
         slot, visible = self.plan.slot[cell], self.plan.visible[cell]
         self.key[:, :, slot], self.value[:, :, slot] = key[:, :, 0], value[:, :, 0]
         query = query / math.sqrt(query.shape[-1])
-        text_query = self.replicas.by_prompt(query)
-        of_text = self.replicas.by_image(text_query @ self.text_key.transpose(2, 3))
+        of_text = self.sharing.product(query, self.text_key.transpose(2, 3))
         of_cells = query @ self.key[:, :, visible].transpose(2, 3)
         weights = torch.cat((of_text, of_cells), dim=-1).softmax(dim=-1)  # [B, heads, 1, T + K]
         of_text, of_cells = weights.tensor_split((self.text_key.shape[2],), dim=-1)
-        from_text = self.replicas.by_prompt(of_text) @ self.text_value
-        return self.replicas.by_image(from_text) + of_cells @ self.value[:, :, visible]
+        from_text = self.sharing.product(of_text, self.text_value)
+        return from_text + of_cells @ self.value[:, :, visible]
 
 
 class CachedDecoder:
@@ -147,13 +185,19 @@ class CachedDecoder:
         model: the network, on its device and in its dtype.
         text: int64 [P, text_length], text ids of the prompts, 0 = pad.
         prompt_of: int64 [B], the prompt of each image, 0 ... P - 1.
+        unguided: so many of the last images are the other branch of guidance, and all read the
+            last text; only how they are laid out depends on it.
     """
 
-    def __init__(self, model: Dalle, text: Tensor, prompt_of: Tensor) -> None:
+    def __init__(self, model: Dalle, text: Tensor, prompt_of: Tensor, unguided: int = 0) -> None:
         config = model.config
         self.model = model
         self.prompt_of = prompt_of
-        self._replicas = Replicas(prompt_of, len(text))
+        self._sharing: TextSharing = (
+            GuidedReplicas(prompt_of, len(text), unguided)
+            if unguided
+            else Replicas(prompt_of, len(text))
+        )
         kinds = [layer_kind(index, config.num_layers) for index in range(config.num_layers)]
         self._plans = {kind: plan_slots(kind, config.grid, text.device) for kind in set(kinds)}
         self._kinds = kinds
@@ -190,7 +234,7 @@ class CachedDecoder:
         plan = self._plans[self._kinds[index]]
 
         def attend_and_store(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            self._layers.append(LayerCache(plan, key, value, self._replicas))
+            self._layers.append(LayerCache(plan, key, value, self._sharing))
             return attend(query, key, value, self._causal)
 
         return attend_and_store

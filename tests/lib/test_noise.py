@@ -41,3 +41,10 @@ def test_noise_is_what_it_has_always_been() -> None:
     noise = gumbel_noise(torch.tensor([0, 2**62 + 1]), 1023, 8192)[:, [0, 8191]]
     expected = torch.tensor([[0.521825731, 0.663353682], [-1.073548675, 1.766693115]])
     torch.testing.assert_close(noise, expected, atol=1e-6, rtol=0)
+
+
+def test_every_row_may_be_at_a_step_of_its_own() -> None:
+    seeds, steps = torch.tensor([5, 5, 9]), torch.tensor([0, 1023, 70_000])
+    together = gumbel_noise(seeds, steps, 7)
+    for row, (seed, step) in enumerate(zip(seeds, steps.tolist(), strict=True)):
+        assert torch.equal(together[row], gumbel_noise(seed[None], step, 7)[0])

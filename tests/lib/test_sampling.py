@@ -10,7 +10,7 @@ from torch import Tensor
 from rudalle_lib.errors import RudalleError, SettingsError
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.noise import gumbel_noise
-from rudalle_lib.sampling import SamplingSettings, TokenSampler, generate_tokens
+from rudalle_lib.sampling import DRAW, SamplingSettings, TokenSampler, generate_tokens
 
 CONFIG = DalleConfig(
     num_layers=5,
@@ -189,3 +189,42 @@ def test_damaged_weights_do_not_become_pictures() -> None:
     rows = torch.arange(2)
     with pytest.raises(RudalleError, match="not finite"):
         generate_tokens(model, prompts(), rows, rows, SamplingSettings(), 2)
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+@torch.inference_mode()
+def test_given_tokens_are_kept_and_the_others_follow_them(version: str) -> None:
+    model, text = build(version=version), prompts()
+    seeds, length = torch.tensor([11, 12, 13]), CONFIG.image_length
+    torch.manual_seed(2)
+    given = torch.randint(0, CONFIG.image_vocab_size, (3, length))
+    given[torch.rand(3, length) < 0.6] = DRAW
+    given[2] = DRAW
+    places = torch.arange(length) * 3 + torch.tensor([[0], [100], [7]])
+    tokens = text
+    for step in range(length):  # no cache: the whole forward each step
+        logits = model(tokens)[:, -1, CONFIG.text_vocab_size :]
+        drawn = (logits + gumbel_noise(seeds, places[:, step], logits.shape[1])).argmax(1)
+        token = torch.where(given[:, step] == DRAW, drawn, given[:, step])
+        tokens = torch.cat((tokens, token[:, None]), dim=1)
+
+    rows = torch.arange(3)
+    for batch_size in (1, 8):
+        found = generate_tokens(
+            model, text, rows, seeds, EVERYTHING, batch_size, given=given, places=places
+        )
+        assert torch.equal(found.tokens, tokens[:, CONFIG.text_length :])
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"given": torch.zeros(1, 24, dtype=torch.int64)}, r"given: expected \[1, 25\]"),
+        ({"given": torch.full((1, 25), 16)}, r"given: expected -1 \.\.\. 15, found 16"),
+        ({"places": torch.full((1, 25), -1)}, "places: expected 0"),
+    ],
+)
+def test_given_tokens_that_do_not_fit_are_refused(bad: dict[str, Tensor], words: str) -> None:
+    row = torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(SettingsError, match=words):
+        generate_tokens(build(), prompts(), row, row, EVERYTHING, 1, **bad)
