@@ -127,8 +127,10 @@ class RuntimeConfig(Section):
         default="auto",
         description="auto (a GPU if there is one), cpu, cuda, or one device as cuda:0.",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="Precision of the networks."
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
+        default="float32",
+        description="Precision of the decoder; int8 stores its layers in 8 bits, for one that is "
+        "too large otherwise.",
     )
     threads: Positive | None = Field(
         default=None, description="CPU threads of the networks; null leaves PyTorch's choice."

@@ -10,7 +10,9 @@ DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
+    "int8": torch.int8,
 }
+"""Precisions by name; int8 is that of stored weights, see `compute_dtype`."""
 
 
 def resolve_devices(setting: str = "auto") -> list[torch.device]:
@@ -60,6 +62,14 @@ def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
     if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise SettingsError(f"{device} cannot compute in bfloat16; use float16 or float32")
     return DTYPES[name]
+
+
+def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """What a network computes in whose weights are of a dtype: the same, but for int8 weights."""
+    if dtype is not torch.int8:
+        return dtype
+    old_gpu = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    return torch.float16 if old_gpu else torch.bfloat16
 
 
 def set_threads(count: int | None) -> int:

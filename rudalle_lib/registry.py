@@ -17,6 +17,9 @@ Kind = Literal["decoder", "vqgan", "scorer", "upscaler", "translator"]
 UTILS = "shonenkov/rudalle-utils"
 """The repository with the VQ-GANs and the tokenizer of every published decoder."""
 
+RUGPT3 = "sberbank-ai/rugpt3small_based_on_gpt2"
+"""The repository with the sizes and the tokenizer of ruCLIP Small's text tower."""
+
 CODE_ONLY = "not stated on the model page (code: Apache-2.0)"
 
 
@@ -36,8 +39,8 @@ class ModelEntry:
         revision: branch, tag or commit of that repository.
         files: file name by role ("weights", "config", "tokenizer", ...).
         elsewhere: repository by role, for files that are not in `repository`.
-        architecture: arguments of the network's configuration. Where there is a file with the
-            role "config", that file decides.
+        architecture: arguments of the network's configuration; a file with the role "config"
+            goes before them.
         licence: of the weights.
         sha256: hex digest by role, where it is known; files are verified against it.
         packaged: folder in `rudalle_lib/demo/weights`, or None.
@@ -172,6 +175,14 @@ def _scorers() -> Iterator[ModelEntry]:
             f"sberbank-ai/{name}",
             architecture=_frozen(**sizes, vision_patch_size=patch, image_resolution=side),
         )  # fmt: skip
+    yield ModelEntry(
+        "ruclip-small", "scorer", "the first ruCLIP, with ruGPT-3 Small reading the texts",
+        _frozen(weights="ViT-B32-small.pt", config="config.json", vocabulary="vocab.json",
+                merges="merges.txt"),
+        "sberbank-ai/ru-clip",
+        elsewhere=_frozen(config=RUGPT3, vocabulary=RUGPT3, merges=RUGPT3),
+        architecture=_frozen(embed_dim=1024, vision_dim=512, context_length=128, eos_id=2),
+    )  # fmt: skip
 
 
 def _upscalers() -> Iterator[ModelEntry]:

@@ -1,19 +1,28 @@
-"""Bilinear resizing of square uint8 pictures, to the bit as Pillow does it, in batches anywhere.
+"""Resizing of uint8 pictures, to the bit as Pillow does it, in batches anywhere.
 
-Source: Pillow's `Resample.c`, which ruCLIP's pictures go through: a triangle filter, widened when
-shrinking, in 22-bit fixed point, along the rows first and rounded to uint8 in between (for
-pictures that are not square, newer Pillows may take the columns first). Whole numbers all the
-way, so batch, thread count and device make no difference.
+Source: Pillow's `Resample.c`, which ruCLIP's pictures go through: a triangle or a cubic filter,
+widened when shrinking, in 22-bit fixed point, along the rows first and rounded to uint8 in between
+(for pictures that are not square, newer Pillows may take the columns first). Whole numbers all
+the way, so batch, thread count and device make no difference.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 PRECISION_BITS = 22
+
+Filter = Literal["bilinear", "bicubic"]
+
+REACH: dict[Filter, float] = {"bilinear": 1.0, "bicubic": 2.0}
+"""Pixels to either side that a filter looks at when it enlarges."""
+
+CUBIC = -0.5
+"""Pillow's cubic: its slope at distance 1, which is Catmull and Rom's."""
 
 
 def resize_square(images: Tensor, side: int) -> Tensor:
@@ -22,24 +31,46 @@ def resize_square(images: Tensor, side: int) -> Tensor:
         raise ValueError(f"expected uint8 [N, C, S, S], found {images.dtype} {list(images.shape)}")
     if images.shape[3] == side:
         return images
-    position, weight = (table.to(images.device) for table in filter_taps(images.shape[3], side))
-    narrowed = _resample_rows(images.transpose(2, 3), position, weight)  # [N, C, side, S]
-    return _resample_rows(narrowed.transpose(2, 3), position, weight)  # [N, C, side, side]
+    return resize(images, side, side)
 
 
-def filter_taps(size_in: int, size_out: int) -> tuple[Tensor, Tensor]:
+def resize(images: Tensor, height: int, width: int, kind: Filter = "bilinear") -> Tensor:
+    """Pictures uint8 [N, C, H, W] to uint8 [N, C, height, width]."""
+    if images.shape[3] != width:
+        images = _resample(images.transpose(2, 3), width, kind).transpose(2, 3)
+    return images if images.shape[2] == height else _resample(images, height, kind)
+
+
+def filter_taps(size_in: int, size_out: int, kind: Filter = "bilinear") -> tuple[Tensor, Tensor]:
     """Which inputs make each output, and how much: int64 and int32 (in 2**-22) [taps, size_out]."""
     scale = size_in / size_out
-    support = max(scale, 1.0)
+    stretch = max(scale, 1.0)
+    support = REACH[kind] * stretch
     centre = (torch.arange(size_out, dtype=torch.float64) + 0.5) * scale
     first = (centre - support + 0.5).long().clamp(min=0)
     end = (centre + support + 0.5).long().clamp(max=size_in)
     position = first + torch.arange(math.ceil(support) * 2 + 1)[:, None]  # [taps, out]
-    distance = (position + 0.5 - centre).abs() / support
-    weight = torch.where(position < end, (1.0 - distance).clamp(min=0.0), 0.0)
+    distance = (position + 0.5 - centre).abs() / stretch
+    weight = torch.where(position < end, _curve(distance, kind), 0.0)
     weight = weight / weight.sum(dim=0)
-    fixed = (0.5 + weight * 2**PRECISION_BITS).floor().int()
+    fixed = (weight * 2**PRECISION_BITS + torch.where(weight < 0, -0.5, 0.5)).trunc().int()
     return position.clamp(max=size_in - 1), fixed
+
+
+def _curve(distance: Tensor, kind: Filter) -> Tensor:
+    """The filter at distances of 0 or more."""
+    if kind == "bilinear":
+        return (1.0 - distance).clamp(min=0.0)
+    near = ((CUBIC + 2.0) * distance - (CUBIC + 3.0)) * distance * distance + 1.0
+    far = (((distance - 5.0) * distance + 8.0) * distance - 4.0) * CUBIC
+    return torch.where(distance < 1.0, near, torch.where(distance < 2.0, far, 0.0))
+
+
+def _resample(images: Tensor, size: int, kind: Filter) -> Tensor:
+    """uint8 [N, C, H, W] to uint8 [N, C, size, W]."""
+    taps = filter_taps(images.shape[2], size, kind)
+    position, weight = (table.to(images.device) for table in taps)
+    return _resample_rows(images, position, weight)
 
 
 def _resample_rows(images: Tensor, position: Tensor, weight: Tensor) -> Tensor:

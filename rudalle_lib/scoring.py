@@ -2,7 +2,9 @@
 
 Paper: Radford et al., arXiv 2103.00020 (prompt templates in section 3.1.4).
 Original: ai-forever/ru-clip, `processor.py` and `predictor.py`. Its RandomResizedCrop with scale 1
-and ratio 1 is a centre crop to a square and a bilinear resize, which is what is done here.
+and ratio 1 is a centre crop to a square and a bilinear resize, which is what is done here. ruCLIP
+Small (`deprecated/clip` there) resizes the shorter side by a cubic filter, then crops, and tells
+capitals from small letters.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from torch import Tensor
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.images import from_pil
 from rudalle_lib.models.ruclip import RuClip, RuClipConfig
-from rudalle_lib.resampling import resize_square
+from rudalle_lib.models.ruclip_small import RuClipSmall, RuClipSmallConfig
+from rudalle_lib.resampling import resize, resize_square
 from rudalle_lib.tokenizer import EncodedText
 
 #: The six sentences of the reference, over which text features are averaged.
@@ -36,10 +39,10 @@ Images = Tensor | Sequence[Image.Image]
 
 
 class ClipTokenizer(Protocol):
-    """What a scorer needs of `rudalle_lib.tokenizer.Tokenizer`."""
+    """What a scorer needs of a `Tokenizer` or a `Gpt2Tokenizer`."""
 
     def encode_clip(self, text: str, length: int) -> EncodedText:
-        """`[BOS] + bpe + [EOS]`, zero-padded to `length`; a cut text keeps its EOS."""
+        """`[BOS] + bpe + [EOS]`, padded to `length`; a cut text keeps its EOS."""
 
 
 class Scorer:
@@ -50,7 +53,7 @@ class Scorer:
 
     def __init__(
         self,
-        model: RuClip,
+        model: RuClip | RuClipSmall,
         tokenizer: ClipTokenizer,
         templates: Sequence[str] = REFERENCE_TEMPLATES,
         batch_size: int = 64,
@@ -78,11 +81,12 @@ class Scorer:
 
         Each distinct text goes through the network once.
         """
-        unique = list(dict.fromkeys(text.lower().strip() for text in texts))
+        texts = [self._normalised(text) for text in texts]
+        unique = list(dict.fromkeys(texts))
         row = {text: index for index, text in enumerate(unique)}
         by_template = [self._encode_texts(unique, template) for template in self.templates]
         features = F.normalize(torch.stack(by_template).mean(dim=0), dim=-1)
-        return features[[row[text.lower().strip()] for text in texts]]
+        return features[[row[text] for text in texts]]
 
     @torch.inference_mode()
     def image_features(self, images: Images) -> Tensor:
@@ -104,6 +108,10 @@ class Scorer:
                 f"expected one text a picture, found {len(texts)} for {len(images)} pictures"
             )
         return (self.image_features(images) * self.text_features(texts)).sum(dim=-1)
+
+    def _normalised(self, text: str) -> str:
+        """A text as its model was trained on; only ruCLIP Small tells capitals."""
+        return text.strip() if isinstance(self.model, RuClipSmall) else text.lower().strip()
 
     def _encode_texts(self, texts: Sequence[str], template: str) -> Tensor:
         """float32 [N, E], not of unit length."""
@@ -131,18 +139,32 @@ class Scorer:
         return torch.cat(batches).float().cpu()
 
 
-def preprocess(images: Tensor, config: RuClipConfig) -> Tensor:
-    """Pictures uint8 [N, 3, H, W] to what ruCLIP sees: normalised float32 [N, 3, R, R].
+def preprocess(images: Tensor, config: RuClipConfig | RuClipSmallConfig) -> Tensor:
+    """Pictures uint8 [N, 3, H, W] to what a network sees: normalised float32 [N, 3, R, R].
 
-    Centre crop to a square, bilinear resize as Pillow's, then `(pixel / 255 - mean) / std`.
+    A square of its size, resized as Pillow does it, then `(pixel / 255 - mean) / std`.
     """
-    side = min(images.shape[2:])
-    top, left = (images.shape[2] - side) // 2, (images.shape[3] - side) // 2
-    square = images[:, :, top : top + side, left : left + side]
-    resized = resize_square(square, config.image_resolution)
+    cut = _resize_then_crop if isinstance(config, RuClipSmallConfig) else _crop_then_resize
+    square = cut(images, config.image_resolution)
     mean = torch.tensor(tuple(config.mean), device=images.device).view(3, 1, 1)
     std = torch.tensor(tuple(config.std), device=images.device).view(3, 1, 1)
-    return (resized.float() / 255.0 - mean) / std
+    return (square.float() / 255.0 - mean) / std
+
+
+def _crop_then_resize(images: Tensor, side: int) -> Tensor:
+    """The largest central square, bilinearly: [N, 3, H, W] to [N, 3, side, side]."""
+    shorter = min(images.shape[2:])
+    top, left = (images.shape[2] - shorter) // 2, (images.shape[3] - shorter) // 2
+    return resize_square(images[:, :, top : top + shorter, left : left + shorter], side)
+
+
+def _resize_then_crop(images: Tensor, side: int) -> Tensor:
+    """The shorter side by a cubic filter, then the centre: [N, 3, H, W] to [N, 3, side, side]."""
+    shorter = min(images.shape[2:])
+    height, width = (side * size // shorter for size in images.shape[2:])
+    resized = resize(images, height, width, "bicubic")
+    top, left = round((height - side) / 2), round((width - side) / 2)
+    return resized[:, :, top : top + side, left : left + side]
 
 
 def check_settings(templates: Sequence[str], batch_size: int) -> None:

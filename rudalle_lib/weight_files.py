@@ -10,8 +10,6 @@ Where files are looked for, first to last:
 3. the Hugging Face hub and its cache; with `offline`, the cache alone.
 """
 
-import functools
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from rudalle_lib.config import WeightsConfig
 from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import WeightsError
 from rudalle_lib.registry import ModelEntry
+from rudalle_lib.weight_records import file_digest
 
 PACKAGED = Path(__file__).parent / "demo" / "weights"
 """Folder of the weights that come with the package."""
@@ -55,18 +54,6 @@ def digest(entry: ModelEntry, files: Files) -> str:
     architecture = {key: _plain(value) for key, value in entry.architecture.items()}
     hashes = {role: file_digest(path) for role, path in files.items()}
     return digest_of({"architecture": architecture, "files": hashes})
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file in hex. Kept in this process while path, time and size are the same."""
-    status = path.stat()
-    return _file_digest(path.resolve(), status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(maxsize=256)
-def _file_digest(path: Path, _modified: int, _size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _plain(value: Any) -> Any:

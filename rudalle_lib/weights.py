@@ -6,24 +6,30 @@ Where the files come from is the business of `weight_files`, how they are read t
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from rudalle_lib import registry
 from rudalle_lib.checkpoints import (
-    StateDict,
+    Unread,
     build,
-    load_state_dict,
+    stored_tensors,
+    without_gpt2_masks,
     without_loss,
     without_masks,
 )
 from rudalle_lib.config import WeightsConfig
+from rudalle_lib.conversion import safe_file
+from rudalle_lib.devices import compute_dtype
 from rudalle_lib.errors import WeightsError
-from rudalle_lib.models.dalle import Dalle, DalleConfig
+from rudalle_lib.gpt2_tokenizer import Gpt2Tokenizer
+from rudalle_lib.models.dalle import Dalle, DalleConfig, device_of_tensor
+from rudalle_lib.models.int8_linear import with_int8_linears
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
 from rudalle_lib.models.ruclip import RuClip, RuClipConfig
+from rudalle_lib.models.ruclip_small import RuClipSmall, RuClipSmallConfig
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 from rudalle_lib.registry import ModelEntry
 from rudalle_lib.tokenizer import Tokenizer
@@ -34,6 +40,9 @@ if TYPE_CHECKING:
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 Config = TypeVar("Config")
+
+Unfinished = dict[str, Unread]
+"""The tensors of a checkpoint by name, still in their file."""
 
 CPU = torch.device("cpu")
 
@@ -59,8 +68,8 @@ class LoadedVqGan:
 class LoadedScorer:
     """A ruCLIP and the tokenizer of its texts."""
 
-    model: RuClip
-    tokenizer: Tokenizer
+    model: RuClip | RuClipSmall
+    tokenizer: Tokenizer | Gpt2Tokenizer
     entry: ModelEntry
 
 
@@ -75,10 +84,17 @@ class LoadedUpscaler:
 def load_decoder(
     name: str,
     weights: WeightsConfig = DEFAULT,
-    device: torch.device = CPU,
+    device: torch.device | Sequence[torch.device] = CPU,
     dtype: torch.dtype = torch.float32,
 ) -> LoadedDecoder:
     """Load a decoder by its registry name.
+
+    Args:
+        name: of the model.
+        weights: where its files come from.
+        device: where it goes; of several devices, each gets a run of its layers.
+        dtype: of its weights; int8 stores those of its layers in 8 bits and computes in bfloat16,
+            or in what else the device can do.
 
     Raises:
         ConfigError: no such decoder.
@@ -86,7 +102,20 @@ def load_decoder(
     """
     entry = registry.get(name, "decoder")
     files = resolve_files(entry, weights)
-    model = _load(entry, files, Dalle, DalleConfig, device, dtype, without_masks)
+    devices = [device] if isinstance(device, torch.device) else list(device)
+
+    def network(config: DalleConfig) -> Dalle:
+        made = Dalle(config)
+        if dtype is torch.int8:
+            with_int8_linears(made.transformer)
+        return made
+
+    def place(tensor: str) -> torch.device:
+        return device_of_tensor(tensor, config.num_layers, devices)
+
+    config = _config(entry, files, DalleConfig)
+    computed = compute_dtype(dtype, devices[0])
+    model = _load(entry, files, network, config, place, computed, without_masks)
     tokenizer = Tokenizer.load(files["tokenizer"])
     _check_vocabulary(tokenizer, model.config.text_vocab_size - model.config.text_length, entry)
     return LoadedDecoder(model, tokenizer, entry)
@@ -101,7 +130,8 @@ def load_vqgan(
     """Load a VQ-GAN by its registry name; raises as `load_decoder`."""
     entry = registry.get(name, "vqgan")
     files = resolve_files(entry, weights)
-    model = _load(entry, files, VqGan, VqGanConfig, device, dtype, without_loss)
+    config = _config(entry, files, VqGanConfig)
+    model = _load(entry, files, VqGan, config, device, dtype, without_loss)
     return LoadedVqGan(model, entry)
 
 
@@ -114,8 +144,16 @@ def load_scorer(
     """Load a ruCLIP by its registry name; raises as `load_decoder`."""
     entry = registry.get(name, "scorer")
     files = resolve_files(entry, weights)
-    model = _load(entry, files, RuClip, RuClipConfig, device, dtype)
-    tokenizer = Tokenizer.load(files["tokenizer"])
+    model: RuClip | RuClipSmall
+    tokenizer: Tokenizer | Gpt2Tokenizer
+    if "merges" in files:  # the tokenizer of GPT-2
+        small = _config(entry, files, RuClipSmallConfig)
+        model = _load(entry, files, RuClipSmall, small, device, dtype, without_gpt2_masks)
+        tokenizer = Gpt2Tokenizer.load(files["vocabulary"], files["merges"])
+    else:
+        config = _config(entry, files, RuClipConfig)
+        model = _load(entry, files, RuClip, config, device, dtype)
+        tokenizer = Tokenizer.load(files["tokenizer"])
     _check_vocabulary(tokenizer, model.config.vocab_size, entry)
     return LoadedScorer(model, tokenizer, entry)
 
@@ -129,7 +167,8 @@ def load_upscaler(
     """Load a super-resolution network by its registry name; raises as `load_decoder`."""
     entry = registry.get(name, "upscaler")
     files = resolve_files(entry, weights)
-    model = _load(entry, files, RrdbNet, RrdbNetConfig, device, dtype)
+    config = _config(entry, files, RrdbNetConfig)
+    model = _load(entry, files, RrdbNet, config, device, dtype)
     return LoadedUpscaler(model, entry)
 
 
@@ -150,24 +189,22 @@ def load_translator(
 def _load(
     entry: ModelEntry,
     files: Files,
-    network: Callable[[Any], Network],
-    config: type[Any],
-    device: torch.device,
+    network: Callable[[Config], Network],
+    config: Config,
+    device: torch.device | Callable[[str], torch.device],
     dtype: torch.dtype,
-    tidy: Callable[[StateDict], StateDict] = lambda state: state,
+    tidy: Callable[[Unfinished], Unfinished] = lambda state: state,
 ) -> Network:
-    settings = _config(entry, files, config)
-
     def make() -> Network:
         try:
-            return network(settings)
+            return network(config)
         except (TypeError, ValueError, RuntimeError) as error:
             source = files.get("config", "the registry")
             raise WeightsError(
-                f"{entry.name} cannot be built as {source} says: {error}; {settings}"
+                f"{entry.name} cannot be built as {source} says: {error}; {config}"
             ) from error
 
-    state = tidy(load_state_dict(files["weights"]))
+    state = tidy(dict(stored_tensors(safe_file(files["weights"]))))
     return build(make, state, files["weights"], device, dtype)
 
 
@@ -180,8 +217,8 @@ def _config(entry: ModelEntry, files: Files, config: type[Config]) -> Config:
         values = json.loads(source.read_text("utf-8"))
         known = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
         # The published files may say more, such as the class that wrote them.
-        given = {key: value for key, value in values.items() if key in known}
-        return config(**{key: _tuple(value) for key, value in given.items()})
+        given = {key: _tuple(value) for key, value in values.items() if key in known}
+        return config(**{**entry.architecture, **given})
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(
             f"{source} does not describe a {entry.kind}: {error}; expected a JSON object with "
@@ -193,9 +230,11 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _check_vocabulary(tokenizer: Tokenizer, expected: int, entry: ModelEntry) -> None:
+def _check_vocabulary(
+    tokenizer: Tokenizer | Gpt2Tokenizer, expected: int, entry: ModelEntry
+) -> None:
     if tokenizer.vocab_size > expected:
         raise WeightsError(
             f"the tokenizer of {entry.name} has {tokenizer.vocab_size} pieces, its network knows "
-            f"{expected}; the bpe.model does not belong to these weights"
+            f"{expected}; it does not belong to these weights"
         )

@@ -16,11 +16,13 @@ Source: ai-forever/ru-dalle (`rudalle/dalle`), after Ramesh et al., arXiv:2102.1
 CogView, arXiv:2105.13290. Left out: dropout, and the scaled gradient of the embeddings.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,6 +31,8 @@ from rudalle_lib.models.sparse_attention import SparseAttention, TokenGrid, laye
 BOS = 2  # put before the text by v2
 IMAGE_LOSS_WEIGHT = 7
 STORED_MASKS = ("transformer.row_mask", "transformer.col_mask", "transformer.conv_mask")
+
+LAYER_NAME = re.compile(r"transformer\.layers\.(\d+)\.")
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Attention of one layer: query, key, value [B, heads, S, D] -> [B, heads, S, D]."""
@@ -172,10 +176,27 @@ class DalleTransformer(nn.Module):
         self.final_layernorm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, hidden: Tensor, attend: Callable[[int], Attend]) -> Tensor:
-        """Run all layers. hidden [B, S, C] -> [B, S, C]; `attend(i)` is what layer i attends by."""
+        """Run all layers. hidden [B, S, C] -> [B, S, C]; `attend(i)` is what layer i attends by.
+
+        Layers may lie on several devices: what goes from one to the next is moved to it.
+        """
         for index, layer in enumerate(self.layers):
-            hidden = layer(hidden, attend(index))
-        return self.final_layernorm(hidden)
+            hidden = layer(hidden.to(_device_of(layer)), attend(index))
+        return self.final_layernorm(hidden.to(_device_of(self.final_layernorm)))
+
+
+def device_of_tensor(name: str, num_layers: int, devices: Sequence[torch.device]) -> torch.device:
+    """Where a tensor of a `Dalle` goes whose layers are spread over devices.
+
+    Each device gets a run of neighbouring layers; the first one gets all that is not in a layer,
+    so tokens come in and logits come out there.
+    """
+    layer = LAYER_NAME.match(name)
+    return devices[int(layer[1]) * len(devices) // num_layers if layer else 0]
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
 
 
 class Dalle(nn.Module):

@@ -15,7 +15,8 @@ import pytest
 from rudalle_lib import registry
 from rudalle_lib.config import WeightsConfig
 from rudalle_lib.errors import WeightsError
-from rudalle_lib.weight_files import digest, file_digest, resolve_files
+from rudalle_lib.weight_files import digest, resolve_files
+from rudalle_lib.weight_records import file_digest
 
 
 @pytest.fixture
