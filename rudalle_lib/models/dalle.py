@@ -120,10 +120,14 @@ class SelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor, attend: Attend) -> Tensor:
         """Mix positions. hidden [B, S, C] -> [B, S, C]."""
-        heads = self.query_key_value(hidden).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each [B, heads, S, D]
-        context = attend(query, key, value).transpose(1, 2).flatten(2)  # [B, S, C]
-        output = self.dense(context)
+        query, key, value = rearrange(
+            self.query_key_value(hidden),
+            "b s (three n d) -> three b n s d",
+            three=3,
+            n=self.num_heads,
+        )
+        context = attend(query, key, value)  # [B, heads, S, D]
+        output = self.dense(rearrange(context, "b n s d -> b s (n d)"))
         if output.dtype is torch.float16:  # the only type that overflows here
             output = output.clamp(-65504, 65504)
         return output

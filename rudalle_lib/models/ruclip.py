@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 PICTURE_CHANNELS = 3
@@ -155,8 +156,8 @@ class VisionTransformer(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, R, R] to [B, E]."""
-        patches = self.conv1(pixels.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
-        class_position = self.class_embedding.expand(len(patches), 1, -1)
+        patches = rearrange(self.conv1(pixels.to(self.conv1.weight.dtype)), "b d h w -> b (h w) d")
+        class_position = repeat(self.class_embedding, "d -> b 1 d", b=len(patches))
         hidden = torch.cat([class_position, patches], dim=1)  # [B, 1 + P, D]
         hidden = self.transformer(self.ln_pre(hidden + self.positional_embedding))
         return self.ln_post(hidden[:, 0]) @ self.proj  # [B, E]
@@ -215,12 +216,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] to the same shape."""
-        batch, length, width = x.shape
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # [B, T, 3 D]
-        projected = projected.view(batch, length, 3, self.heads, width // self.heads)
-        q, k, v = projected.permute(2, 0, 3, 1, 4)  # each [B, heads, T, D / heads]
+        q, k, v = rearrange(projected, "b t (three n d) -> three b n t d", three=3, n=self.heads)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        return self.out_proj(attended.transpose(1, 2).reshape(batch, length, width))
+        return self.out_proj(rearrange(attended, "b n t d -> b t (n d)"))
 
 
 class Mlp(nn.Module):

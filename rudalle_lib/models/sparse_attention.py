@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,6 +34,9 @@ class LayerKind(StrEnum):
     ROW = "row"
     COLUMN = "column"
     CONVOLUTION = "convolution"
+
+
+_AXES = {LayerKind.ROW: "h w", LayerKind.COLUMN: "w h"}  # blocks first, then the cells of a block
 
 
 def layer_kind(index: int, num_layers: int) -> LayerKind:
@@ -137,14 +141,13 @@ class SparseAttention:
         values = torch.cat((_repeat(text_value, count), values), dim=-2)
         queries = self._fold(query, kind)
         of_cells = attend(queries, keys, values, self._bias(f"{kind}-blocks", query))
-        if kind is LayerKind.COLUMN:
-            of_cells = of_cells.transpose(2, 3)
-        return torch.cat((of_text, of_cells.flatten(2, 3)), dim=2)
+        reading_order = rearrange(of_cells, f"b n {_AXES[kind]} d -> b n (h w) d")
+        return torch.cat((of_text, reading_order), dim=2)
 
     def _fold(self, sequence: Tensor, kind: LayerKind) -> Tensor:
         """Cells of [B, heads, S, D] as rows [B, heads, H, W, D] or columns [B, heads, W, H, D]."""
-        cells = sequence[:, :, self.grid.text :].unflatten(2, (self.grid.height, self.grid.width))
-        return cells if kind is LayerKind.ROW else cells.transpose(2, 3)
+        cells = sequence[:, :, self.grid.text :]
+        return rearrange(cells, f"b n (h w) d -> b n {_AXES[kind]} d", w=self.grid.width)
 
     def _rows(self, sequence: Tensor) -> Tensor:
         """Each row behind the row before it: [B, heads, H, 2 W, D]; zeros before the first."""
@@ -179,4 +182,4 @@ class SparseAttention:
 
 def _repeat(text: Tensor, count: int) -> Tensor:
     """Text keys or values [B, heads, T, D] for `count` blocks: [B, heads, count, T, D], no copy."""
-    return text.unsqueeze(2).expand(-1, -1, count, -1, -1)
+    return repeat(text, "b n t d -> b n count t d", count=count)

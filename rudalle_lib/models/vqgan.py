@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 PICTURE_CHANNELS = 3
@@ -275,10 +276,9 @@ class InverseHaar(nn.Module):
 
     def forward(self, bands: Tensor) -> Tensor:
         """[B, 12, H, W] to [B, 3, 2H, 2W]."""
-        batch, _, height, width = bands.shape
         low = bands[:, :PICTURE_CHANNELS, None]  # [B, 3, 1, H, W]
-        high = bands[:, PICTURE_CHANNELS:].reshape(batch, PICTURE_CHANNELS, 3, height, width)
-        by_colour = torch.cat([low, high], dim=2).flatten(1, 2)  # [B, 3 * 4, H, W]
+        high = rearrange(bands[:, PICTURE_CHANNELS:], "b (c k) h w -> b c k h w", k=3)
+        by_colour = rearrange(torch.cat([low, high], dim=2), "b c k h w -> b (c k) h w")
         kernels = torch.cat(
             [
                 self.g0_col * self.g0_row,
@@ -338,11 +338,10 @@ class AttentionBlock(nn.Module):
         """[B, C, h, w] to the same shape."""
         normed = self.norm(x)  # [B, C, h, w]
         q, k, v = (
-            conv(normed).flatten(2).transpose(1, 2).unsqueeze(1)  # [B, 1, h*w, C]
-            for conv in (self.q, self.k, self.v)
+            rearrange(conv(normed), "b c h w -> b 1 (h w) c") for conv in (self.q, self.k, self.v)
         )
         attended = F.scaled_dot_product_attention(q, k, v).squeeze(1)
-        attended = attended.transpose(1, 2).reshape(x.shape)
+        attended = rearrange(attended, "b (h w) c -> b c h w", w=x.shape[3])
         return x + self.proj_out(attended)
 
 
