@@ -44,4 +44,5 @@ def _settings(own: Overrides, section: GenerateConfig) -> SamplingSettings:
         temperature=section.temperature if own.temperature is None else own.temperature,
         top_k=section.top_k if own.top_k is None else own.top_k,
         top_p=section.top_p if own.top_p is None else own.top_p,
+        guidance=section.guidance if own.guidance is None else own.guidance,
     )

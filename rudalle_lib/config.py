@@ -27,7 +27,24 @@ NOT_IDENTITY: dict[str, Any] = {"identity": False}
 DEMO_PROMPTS = "demo://prompts"
 
 #: Settings that a row of the prompt table may override.
-OVERRIDE_NAMES = ("images", "seed", "temperature", "top_k", "top_p")
+OVERRIDE_NAMES = (
+    "images",
+    "seed",
+    "temperature",
+    "top_k",
+    "top_p",
+    "guidance",
+    "width",
+    "height",
+    "image_prompt",
+    "image_prompt_borders",
+)
+
+#: Pixels along one side of an image token, in every published VQ-GAN.
+TOKEN_PIXELS = 8
+
+#: The longest side of a canvas, in either unit.
+MAX_SIDE = 8192
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -79,8 +96,8 @@ class PromptsConfig(Section):
     )
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="Column names of the table, by our name: prompt, prompt_id, lang, images, "
-        "seed, temperature, top_k, top_p. A name not given here stands for itself.",
+        description="Column names of the table, by our name: prompt, prompt_id, lang, "
+        f"{', '.join(OVERRIDE_NAMES)}. A name not given here stands for itself.",
     )
     shard_size: Positive = Field(default=64, description="Prompts per shard.")
     limit: Positive | None = Field(
@@ -131,6 +148,11 @@ class RuntimeConfig(Section):
         default="float32",
         description="Precision of the decoder; int8 stores its layers in 8 bits, for one that is "
         "too large otherwise.",
+    )
+    split_decoder: bool = Field(
+        default=False,
+        description="Spread the decoder's layers over all devices, for one that is too large for "
+        "one device; otherwise each device has a whole one.",
     )
     threads: Positive | None = Field(
         default=None, description="CPU threads of the networks; null leaves PyTorch's choice."
@@ -188,6 +210,37 @@ class GenerateConfig(Section):
         le=1,
         description="Sample among the likeliest tokens of this total mass.",
     )
+    guidance: float = Field(
+        default=1.0,
+        ge=0,
+        le=100,
+        description="How far drawing is pushed away from what an empty text would give; 1 is off, "
+        "anything else takes twice the time.",
+    )
+    width: int | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_SIDE,
+        description="Width of the canvas in `size_unit`; null is the decoder's own. A larger one "
+        "is drawn in overlapping windows.",
+    )
+    height: int | None = Field(
+        default=None, ge=1, le=MAX_SIDE, description="Height of the canvas; as `width`."
+    )
+    size_unit: Literal["pixels", "tokens"] = Field(
+        default="pixels",
+        description=f"Unit of width and height: pixels before enlarging, {TOKEN_PIXELS} a token, "
+        "or image tokens.",
+    )
+    image_encoder: str | None = Field(
+        default=None,
+        description="VQ-GAN that reads image prompts, by registry name; null is decode.model.",
+    )
+    crop_image_prompts: bool = Field(
+        default=False,
+        description="Cut the borders out of an image prompt before it is encoded, so that the rest "
+        "of the picture does not show in them.",
+    )
     allow_truncation: bool = Field(
         default=True,
         description="Cut a text that is longer than the decoder reads, and record it; "
@@ -225,6 +278,12 @@ class ScoreConfig(Section):
         min_length=1,
         description="Sentences around the prompt ({} stands for it) whose text features are "
         "averaged.",
+    )
+    negative_texts: tuple[str, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Texts that the prompt is weighed against: with any, images also get the "
+        "probability of their prompt among these.",
     )
 
     @field_validator("templates")
@@ -295,6 +354,13 @@ class RunConfig(Section):
     score: ScoreConfig = Field(default=ScoreConfig(), description="Scores and selection.")
     upscale: UpscaleConfig = Field(default=UpscaleConfig(), description="Super-resolution.")
     publish: PublishConfig = Field(default=PublishConfig(), description="The dataset's form.")
+
+    @model_validator(mode="after")
+    def _choose_image_encoder(self) -> Self:
+        if self.generate.image_encoder is None:  # the stage sees its own section alone
+            chosen = self.generate.model_copy(update={"image_encoder": self.decode.model})
+            object.__setattr__(self, "generate", chosen)
+        return self
 
     def digest(self) -> str:
         """32 hex characters that two configurations share only if every setting is equal."""

@@ -27,6 +27,10 @@ REASONS = {
         "Unusable prompt id",
         "An id has 1-64 of the characters A-Z a-z 0-9 . _ -",
     ),
+    "bad_image_prompt": (
+        "Unusable image prompt",
+        "The picture to draw on from was not there, not a picture, or did not fit.",
+    ),
     "too_long": ("Too long", "The prompt was longer than the run allows."),
     "duplicate": ("Duplicate", "The same prompt came earlier in the table."),
     "translation_failed": ("Not translated", "The translator gave no text."),

@@ -31,6 +31,9 @@ from rudalle_lib.storage import Storage, public_url
 #: Plan files written or read at once; object stores answer each in some ten milliseconds.
 WORKERS = 16
 
+#: Metadata of a plan file: how many of its prompts have an image prompt.
+IMAGE_PROMPTS = "image_prompts"
+
 #: Called now and then with the number of rows read so far.
 Progress = Callable[[int], None]
 
@@ -259,9 +262,13 @@ class _ShardWriter:
     def _make(self, index: int, table: pa.Table) -> ShardSpec:
         path = layout.plan_path(index)
         fingerprint = plan_fingerprint(table)
+        pictures = table.num_rows - table.column("image_prompt").null_count
         if self._write:
-            self._storage.write_table(path, table, {"fingerprint": fingerprint})
-        return ShardSpec(index, self._storage.url(path), table.num_rows, fingerprint)
+            metadata = {"fingerprint": fingerprint, IMAGE_PROMPTS: str(pictures)}
+            self._storage.write_table(path, table, metadata)
+        return ShardSpec(
+            index, self._storage.url(path), table.num_rows, fingerprint, bool(pictures)
+        )
 
     def _settle(self, at_most: int) -> None:
         """Wait until at most so many shards are under way."""
@@ -294,7 +301,8 @@ def _spec(storage: Storage, path: str, table: pa.Table) -> ShardSpec:
     index = layout.index_of(path)
     if index is None or fingerprint is None or table.num_columns != 2:
         raise _damaged(storage, path, "It is not a plan file.")
-    return ShardSpec(index, storage.url(path), table.num_rows, fingerprint.decode())
+    pictures = table.schema.metadata.get(IMAGE_PROMPTS.encode(), b"0") != b"0"
+    return ShardSpec(index, storage.url(path), table.num_rows, fingerprint.decode(), pictures)
 
 
 def _damaged(storage: Storage, path: str, why: str) -> ShardError:

@@ -20,7 +20,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from rudalle_lib.config import DEMO_PROMPTS
+from rudalle_lib.borders import Borders
+from rudalle_lib.config import DEMO_PROMPTS, MAX_SIDE
 from rudalle_lib.digests import canonical_json
 from rudalle_lib.errors import PromptError
 from rudalle_lib.prompt_tables import BadRow, Block, Columns, read_blocks
@@ -50,8 +51,15 @@ PROMPT_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 LANGUAGE = re.compile(r"[a-z]{2,3}")
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
+#: The columns of `Overrides`, in order.
+OVERRIDES = tuple(schema(Overrides).names)
+NO_OVERRIDES = (None,) * len(OVERRIDES)
+
 #: Our columns, the required one first.
-KNOWN_COLUMNS = ("prompt", "prompt_id", "lang", *(item.name for item in schema(Overrides)))
+KNOWN_COLUMNS = ("prompt", "prompt_id", "lang", *OVERRIDES)
+
+#: A longer URI, in characters, is none.
+MAX_URI = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +84,10 @@ RANGES: Mapping[str, Range] = {
     "temperature": Range(float, 0, 100, above=True),
     "top_k": Range(int, 0, 2**31 - 1),
     "top_p": Range(float, 0, 1, above=True),
+    "guidance": Range(float, 0, 100),
+    "width": Range(int, 1, MAX_SIDE),
+    "height": Range(int, 1, MAX_SIDE),
 }
-NO_OVERRIDES = (None,) * len(RANGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +159,10 @@ def resolve(uri: str) -> str:
 
 def prompts_of(table: pa.Table) -> list[Prompt]:
     """The rows of a table in the columns of a plan file as prompts."""
-    names = schema(Overrides).names
-    overrides = zip(*(table.column(name).to_pylist() for name in names), strict=True)
+    # A plan file of an older version may lack the columns that came later.
+    none = pa.nulls(table.num_rows)
+    settings = (table.column(n) if n in table.column_names else none for n in OVERRIDES)
+    overrides = zip(*(column.to_pylist() for column in settings), strict=True)
     extras = table.select([name for name in table.column_names if name.startswith(EXTRA)])
     extras = extras.rename_columns([name.removeprefix(EXTRA) for name in extras.column_names])
     rows = extras.to_pylist() if extras.num_columns else [{} for _ in range(table.num_rows)]
@@ -172,7 +184,7 @@ def normalise(text: str) -> str:
     return " ".join("".join(plain).split())
 
 
-def content_digest(text: str, overrides: Mapping[str, int | float]) -> str:
+def content_digest(text: str, overrides: Mapping[str, int | float | str]) -> str:
     """16 hex characters of a normalised text and its given overrides: the id of a prompt.
 
     Overrides whose type is a real number must be given as `float`.
@@ -194,7 +206,7 @@ class _Refused(Exception):
 
 
 def _judge(block: Block, table: str) -> PromptBlock:
-    given = [name for name in RANGES if name in block.values]
+    given = [name for name in OVERRIDES if name in block.values]
     settings = zip(*(block.values[name] for name in given), strict=True) if given else repeat(())
     texts, ids, languages = (block.values.get(name, repeat(None)) for name in KNOWN_COLUMNS[:3])
     rows: list[tuple[Any, ...]] = []
@@ -229,7 +241,7 @@ def _accept(
         plain,
         None if language is None or language == "" else _language(language),
         content,
-        *(map(overrides.get, RANGES) if overrides else NO_OVERRIDES),
+        *(map(overrides.get, OVERRIDES) if overrides else NO_OVERRIDES),
     )
 
 
@@ -271,18 +283,44 @@ def _language(value: Any) -> str:
     raise _Refused("bad_type", f"expected a language code such as ru or en, found {_shown(value)}")
 
 
-def _overrides(settings: Iterable[tuple[str, Any]]) -> dict[str, int | float]:
-    """The given overrides as numbers; nothing, an empty text and NaN count as not given."""
-    overrides: dict[str, int | float] = {}
+def _overrides(settings: Iterable[tuple[str, Any]]) -> dict[str, int | float | str]:
+    """The given overrides; nothing, an empty text and NaN count as not given."""
+    overrides: dict[str, int | float | str] = {}
     for name, value in settings:
         if value is None or value == "" or value != value:
             continue
-        number = _number(value, RANGES[name])
-        if number is None:
-            detail = f"{name} must be {RANGES[name]}, found {_shown(value)}"
-            raise _Refused("bad_override", detail)
-        overrides[name] = number
+        if name in RANGES:
+            number = _number(value, RANGES[name])
+            if number is None:
+                detail = f"{name} must be {RANGES[name]}, found {_shown(value)}"
+                raise _Refused("bad_override", detail)
+            overrides[name] = number
+        else:
+            overrides[name] = _picture(value) if name == "image_prompt" else _borders(value)
+    if ("image_prompt" in overrides) != ("image_prompt_borders" in overrides):
+        detail = "image_prompt and image_prompt_borders belong together, found only one of them"
+        raise _Refused("bad_image_prompt", detail)
     return overrides
+
+
+def _picture(value: Any) -> str:
+    """The URI of a picture."""
+    if not isinstance(value, str) or len(value) > MAX_URI or not value.strip().isprintable():
+        detail = f"image_prompt must be a path or URL of a picture, found {_shown(value)}"
+        raise _Refused("bad_image_prompt", detail)
+    uri = value.strip()
+    if "://" in uri and "@" in uri.partition("://")[2].partition("/")[0]:
+        detail = "image_prompt must not carry a user name or password"
+        raise _Refused("bad_image_prompt", detail)
+    return uri
+
+
+def _borders(value: Any) -> str:
+    """Borders in their canonical spelling."""
+    try:
+        return str(Borders.parse(value))
+    except ValueError as error:
+        raise _Refused("bad_image_prompt", f"image_prompt_borders: {error}") from None
 
 
 def _number(value: Any, allowed: Range) -> int | float | None:

@@ -32,14 +32,14 @@ from rudalle_lib.records import (
 )
 from rudalle_lib.selection import why_rejected
 from rudalle_lib.shards import write_files, write_rejects
-from rudalle_lib.stages import read_artifact
+from rudalle_lib.stages import Refused, read_artifact, refused_in
 from rudalle_lib.storage import Storage
 
 
 @dataclass(frozen=True)
 class Shard:
     """What the stages made of a shard: translations by prompt in the order of the plan,
-    tokens in theirs, scores and pictures by image.
+    tokens in theirs, scores and pictures by image; `refused` are prompts that were not drawn.
     """
 
     index: int
@@ -47,6 +47,7 @@ class Shard:
     tokens: Sequence[TokensRecord]
     scores: Mapping[str, ScoreRecord]
     pictures: Mapping[str, PictureRecord]
+    refused: Mapping[str, Refused]
 
 
 def publish_shard(
@@ -106,12 +107,14 @@ def read_shard_results(
     scores = from_table(read_artifact(storage, artifacts["score"]), ScoreRecord)
     drawn = from_table(read_artifact(storage, pictures), PictureRecord)
     translations = from_table(read_artifact(storage, artifacts["translate"]), TranslationRecord)
+    tokens = read_artifact(storage, artifacts["generate"])
     return Shard(
         index=index,
         translations={row.prompt_id: row for row in translations},
-        tokens=from_table(read_artifact(storage, artifacts["generate"]), TokensRecord),
+        tokens=from_table(tokens, TokensRecord),
         scores={row.image_id: row for row in scores},
         pictures={row.image_id: row for row in drawn},
+        refused=refused_in(tokens),
     )
 
 
@@ -138,15 +141,13 @@ def _image_reject(shard: Shard, row: TokensRecord, selection: ScoreConfig) -> Re
 
 
 def _prompt_rejects(shard: Shard) -> Iterator[RejectRecord]:
-    drawn = {row.prompt_id for row in shard.tokens}
     for row in shard.translations.values():
         make = partial(reject, prompt_id=row.prompt_id, text=row.text)
         if row.text_ru is None:
             detail = f"no sound translation from {row.lang!r}; give the prompt in Russian"
             yield make("translation_failed", detail, stage="translate")
-        elif row.prompt_id not in drawn:
-            detail = "longer than the decoder reads, and generate.allow_truncation is off"
-            yield make("too_long", detail, stage="generate")
+        elif row.prompt_id in shard.refused:
+            yield make(*shard.refused[row.prompt_id], stage="generate")
 
 
 def _record(shard: Shard, row: TokensRecord, models: Mapping[str, str]) -> ImageRecord:
@@ -164,6 +165,7 @@ def _record(shard: Shard, row: TokensRecord, models: Mapping[str, str]) -> Image
         seed=row.seed,
         score=scored.score,
         rank=scored.rank,
+        probability=scored.probability,
         logprob=row.logprob,
         ppl=row.ppl,
         width=picture.width,
@@ -174,6 +176,9 @@ def _record(shard: Shard, row: TokensRecord, models: Mapping[str, str]) -> Image
         top_k=row.top_k,
         top_p=row.top_p,
         truncated=row.truncated,
+        guidance=row.guidance,
+        image_prompt=row.image_prompt,
+        image_prompt_borders=row.image_prompt_borders,
         translator=models["translate"] if translation.lang != "ru" else None,
         decoder=models["generate"],
         vqgan=models["decode"],

@@ -29,6 +29,7 @@ Reason = Literal[
     "bad_type",
     "bad_override",
     "bad_prompt_id",
+    "bad_image_prompt",
     "too_long",
     "duplicate",
     "translation_failed",
@@ -56,8 +57,15 @@ class Overrides:
     temperature: Annotated[float | None, pa.float64(), "Sampling temperature"] = None
     top_k: Annotated[int | None, pa.int32(), "Sample among the k likeliest tokens; 0 is all"] = None
     top_p: Annotated[float | None, pa.float64(), "Sample among the tokens of this mass"] = None
+    guidance: Annotated[float | None, pa.float64(), "Push away from the empty text; 1 is off"] = (
+        None
+    )
+    width: Annotated[int | None, pa.int32(), "Width of the canvas, in generate.size_unit"] = None
+    height: Annotated[int | None, pa.int32(), "Height of the canvas, in generate.size_unit"] = None
+    image_prompt: Annotated[str | None, "URI of a picture to draw on from"] = None
+    image_prompt_borders: Annotated[str | None, "What is kept of it, in tokens: up=4 left=2"] = None
 
-    def given(self) -> dict[str, int | float]:
+    def given(self) -> dict[str, int | float | str]:
         """Only the settings that are given, by name in order."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
@@ -90,12 +98,16 @@ class PlannedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class ShardSpec:
-    """A reference to one shard of the plan; `fingerprint` digests what the plan file holds."""
+    """A reference to one shard of the plan; `fingerprint` digests what the plan file holds.
+
+    `image_prompts` says whether any of its prompts has one.
+    """
 
     index: int
     plan_uri: str
     rows: int
     fingerprint: str = ""
+    image_prompts: bool = False
 
 
 # --- what stages make --------------------------------------------------------------------------
@@ -136,6 +148,11 @@ class TokensRecord:
     top_k: Annotated[int, pa.int32(), "Sampled among the k likeliest tokens; 0 is all"]
     top_p: Annotated[float, pa.float64(), "Sampled among the tokens of this mass"]
     truncated: Annotated[bool, "The text was longer than the decoder reads, and was cut"]
+    guidance: Annotated[float, pa.float64(), "Push away from the empty text; 1 is off"] = 1.0
+    rows: Annotated[int, pa.int32(), "Rows of image tokens"] = 0
+    columns: Annotated[int, pa.int32(), "Columns of image tokens"] = 0
+    image_prompt: Annotated[str | None, "Picture that was drawn on from, if any"] = None
+    image_prompt_borders: Annotated[str | None, "What was kept of it, in tokens"] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +174,9 @@ class ScoreRecord:
     prompt_id: Annotated[str, "Prompt"]
     score: Annotated[float, pa.float32(), "Cosine of ruCLIP's text and image features"]
     rank: Annotated[int, pa.int32(), "Place by score among the images of its prompt; 1 is best"]
+    probability: Annotated[
+        float | None, pa.float32(), "Probability of the prompt among score.negative_texts"
+    ] = None
 
 
 # --- the dataset -------------------------------------------------------------------------------
@@ -180,6 +200,9 @@ class ImageRecord:
     seed: Annotated[int, pa.int64(), "Seed of this image alone"]
     score: Annotated[float, pa.float32(), "Cosine of ruCLIP's text and image features"]
     rank: Annotated[int, pa.int32(), "Place by score among the images of its prompt; 1 is best"]
+    probability: Annotated[
+        float | None, pa.float32(), "Probability of the prompt among score.negative_texts"
+    ] = None
     logprob: Annotated[float, pa.float32(), "Mean log-probability of the image tokens"]
     ppl: Annotated[float, pa.float32(), "Mean perplexity of the image tokens"]
     width: Annotated[int, pa.int32(), "Width in pixels"]
@@ -190,6 +213,9 @@ class ImageRecord:
     top_k: Annotated[int, pa.int32(), "Sampled among the k likeliest tokens; 0 is all"]
     top_p: Annotated[float, pa.float64(), "Sampled among the tokens of this mass"]
     truncated: Annotated[bool, "The text was longer than the decoder reads, and was cut"]
+    guidance: Annotated[float, pa.float64(), "Push away from the empty text; 1 is off"] = 1.0
+    image_prompt: Annotated[str | None, "Picture that was drawn on from, if any"] = None
+    image_prompt_borders: Annotated[str | None, "What was kept of it, in tokens"] = None
     translator: Annotated[str | None, "Translation model; null where none was needed"]
     decoder: Annotated[str, "Decoder model"]
     vqgan: Annotated[str, "VQ-GAN model"]

@@ -7,6 +7,7 @@ scores, so a changed threshold re-runs no network but the upscaler on newly chos
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import pyarrow as pa
@@ -14,9 +15,15 @@ import pyarrow as pa
 from rudalle_lib import layout, registry, weight_files
 from rudalle_lib.config import RunConfig
 from rudalle_lib.manifest import fingerprint
-from rudalle_lib.records import ShardSpec, StageArtifact
+from rudalle_lib.records import Reason, ShardSpec, StageArtifact
 from rudalle_lib.registry import Kind, ModelEntry
 from rudalle_lib.storage import Storage
+
+Refused = tuple[Reason, str]
+"""Why a stage could not work on a prompt: the reason code, and the same for people."""
+
+REFUSED = "refused"
+"""Metadata of an artifact: the prompts that its stage could not work on."""
 
 KINDS: Mapping[str, Kind] = {
     "translate": "translator",
@@ -29,6 +36,13 @@ KINDS: Mapping[str, Kind] = {
 
 STAGES = (*KINDS, "publish")
 
+VERSIONS: Mapping[str, int] = {"generate": 2, "score": 2}
+"""Raised when the code of a stage comes to make something else; 1 where it never did."""
+
+IMAGE_ENCODER = "image_encoder"
+"""What reads image prompts, among digests of weights by stage; only where it isn't the decoder of
+pictures anyway."""
+
 UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "translate": (),
     "generate": ("translate",),
@@ -39,6 +53,9 @@ UPSTREAM: Mapping[str, tuple[str, ...]] = {
 }
 """What the result of each stage is made from. Which pictures are enlarged is chosen by score, but
 an enlarged picture depends on the drawn one alone."""
+
+IMAGE_PROMPTS = ("image_encoder", "crop_image_prompts")
+"""Settings of `GenerateConfig` that matter only to shards with image prompts."""
 
 SELECTION = ("min_score", "keep_best")
 """Settings of `ScoreConfig` that choose among scores and make none."""
@@ -61,9 +78,13 @@ def weight_digests(config: RunConfig) -> dict[str, str]:
         ConfigError: as `models`.
         WeightsError: files that cannot be had or are not what the registry says.
     """
+    entries = models(config)
+    encoder = config.generate.image_encoder
+    if encoder not in (None, config.decode.model):
+        entries[IMAGE_ENCODER] = registry.get(str(encoder), "vqgan")
     return {
         stage: weight_files.digest(entry, weight_files.resolve_files(entry, config.weights))
-        for stage, entry in models(config).items()
+        for stage, entry in entries.items()
     }
 
 
@@ -74,8 +95,9 @@ def fingerprints(config: RunConfig, weights: Mapping[str, str], shard: ShardSpec
     """
     settings = {
         "translate": config.translate.identity(),
-        "generate": config.generate.identity()
-        | {"seed": config.seed, "dtype": config.runtime.dtype},
+        "generate": config.generate.identity(exclude=IMAGE_PROMPTS)
+        | {"seed": config.seed, "dtype": config.runtime.dtype}
+        | (_image_prompts(config, weights) if shard.image_prompts else {}),
         "decode": config.decode.identity(),
         "score": config.score.identity(exclude=SELECTION),
         "upscale": config.upscale.identity(),
@@ -84,8 +106,15 @@ def fingerprints(config: RunConfig, weights: Mapping[str, str], shard: ShardSpec
     made: dict[str, str] = {}
     for stage in STAGES:
         upstream = [made[above] for above in UPSTREAM[stage]] or shard.fingerprint
-        made[stage] = fingerprint(stage, 1, settings[stage], upstream, weights.get(stage))
+        version = VERSIONS.get(stage, 1)
+        made[stage] = fingerprint(stage, version, settings[stage], upstream, weights.get(stage))
     return made
+
+
+def _image_prompts(config: RunConfig, weights: Mapping[str, str]) -> dict[str, object]:
+    """What image prompts depend on, besides the rows that name them."""
+    settings = config.generate.model_dump(include=set(IMAGE_PROMPTS))
+    return settings | {"weights": weights.get(IMAGE_ENCODER, weights.get("decode"))}
 
 
 def find_artifact(
@@ -113,6 +142,21 @@ def write_artifact(
     metadata = {"fingerprint": fingerprint, "rows": str(table.num_rows), "seconds": str(seconds)}
     storage.write_table(path, table, metadata)
     return StageArtifact(storage.url(path), fingerprint, table.num_rows, seconds)
+
+
+def with_refused(table: pa.Table, refused: Mapping[str, Refused]) -> pa.Table:
+    """The table of a stage that could not work on some prompts: those, by id, and why."""
+    return table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), REFUSED: json.dumps(refused)}
+    )
+
+
+def refused_in(table: pa.Table) -> dict[str, Refused]:
+    """The prompts that the stage could not work on, by id."""
+    stored = (table.schema.metadata or {}).get(REFUSED.encode(), b"{}")
+    return {
+        prompt_id: (reason, detail) for prompt_id, (reason, detail) in json.loads(stored).items()
+    }
 
 
 def read_artifact(storage: Storage, artifact: StageArtifact) -> pa.Table:

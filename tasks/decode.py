@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from prefect import task
 
+from rudalle_lib.batches import alike
 from rudalle_lib.config import DecodeConfig
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.images import encode_image, to_uint8
@@ -35,7 +36,7 @@ def decode(
     generated: StageArtifact,
     fingerprint: str,
 ) -> StageArtifact:
-    """Decode every candidate; `PictureRecord`s in the order of their tokens.
+    """Decode every candidate, sizes apart; `PictureRecord`s in the order of their tokens.
 
     A picture whose pixels are not finite stays empty, and becomes a reject.
     """
@@ -45,13 +46,14 @@ def decode(
         return done
     rows = from_table(read_artifact(storage, generated), TokensRecord)
     report = reporter(STAGE, job.shard.index)
-    records: list[PictureRecord] = []
+    records: dict[int, PictureRecord] = {}
     with device_slot(job.runtime, job.shard.index) as slot:
         model = vqgan(section.model, job.weights, slot.device).model
-        for start in range(0, len(rows), section.batch_size):
-            records += _decode_batch(model, rows[start : start + section.batch_size], slot.device)
+        for batch in alike([(row.rows, row.columns) for row in rows], section.batch_size):
+            pictures = _decode_batch(model, [rows[index] for index in batch], slot.device)
+            records |= zip(batch, pictures, strict=True)
             report(len(records), len(rows))
-    table = to_table(records, PictureRecord)
+    table = to_table([records[index] for index in range(len(rows))], PictureRecord)
     return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds)
 
 
@@ -59,8 +61,8 @@ def _decode_batch(
     model: VqGan, rows: Sequence[TokensRecord], device: torch.device
 ) -> list[PictureRecord]:
     tokens = torch.tensor([row.tokens for row in rows], device=device)  # [B, h * w]
-    side = _side(tokens, model.config.n_embed)
-    floats = model.decode(tokens.view(-1, side, side))  # [B, 3, H, W]
+    _check_codes(tokens, model.config.n_embed)
+    floats = model.decode(tokens.view(-1, rows[0].rows, rows[0].columns))  # [B, 3, H, W]
     finite = floats.isfinite().flatten(1).all(dim=1).tolist()
     pictures = to_uint8(floats.nan_to_num(), -1.0, 1.0).cpu()
     height, width = pictures.shape[2:]
@@ -72,13 +74,9 @@ def _decode_batch(
     ]
 
 
-def _side(tokens: torch.Tensor, codes: int) -> int:
-    """Tokens along one side of the square picture."""
-    side = int(tokens.shape[1] ** 0.5)
-    if side * side != tokens.shape[1] or int(tokens.max()) >= codes:
+def _check_codes(tokens: torch.Tensor, codes: int) -> None:
+    if int(tokens.max()) >= codes:
         raise SettingsError(
-            f"decode.model does not belong to generate.model: expected a square of tokens below "
-            f"{codes:,}, found {tokens.shape[1]:,} tokens up to {int(tokens.max()):,}; choose the "
-            "VQ-GAN that the decoder was trained with"
+            f"decode.model does not belong to generate.model: expected tokens below {codes:,}, "
+            f"found {int(tokens.max()):,}; choose the VQ-GAN that the decoder was trained with"
         )
-    return side

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from prefect import task
 from torch import Tensor
 
+from rudalle_lib.borders import Borders
 from rudalle_lib.candidates import Candidate, candidates_of
+from rudalle_lib.canvas import Canvas, DrawnCanvas, generate_canvases
 from rudalle_lib.config import GenerateConfig
+from rudalle_lib.errors import SettingsError
+from rudalle_lib.image_prompts import encode_image_prompt, read_picture
 from rudalle_lib.planning import read_shard
+from rudalle_lib.preparation import prepare
 from rudalle_lib.records import (
+    Overrides,
     StageArtifact,
     TokensRecord,
     TranslationRecord,
     from_table,
     to_table,
 )
-from rudalle_lib.sampling import GeneratedTokens, generate_tokens
-from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
-from rudalle_lib.storage import Storage
+from rudalle_lib.stages import find_artifact, read_artifact, with_refused, write_artifact
+from rudalle_lib.storage import Storage, public_url
 from rudalle_lib.tokenizer import EncodedText
 from tasks.job import Job
-from tasks.loaded_models import decoder, device_slot
+from tasks.loaded_models import decoder, device_slot, vqgan
 from tasks.options import OPTIONS, run_name
 from tasks.progress import reporter
 
@@ -40,7 +46,8 @@ def generate(
 ) -> StageArtifact:
     """Draw the candidates of every translated prompt; `TokensRecord`s in the order of the plan.
 
-    A prompt that is too long for the decoder and may not be cut gets none, and becomes a reject.
+    A prompt that cannot be drawn (too long, a canvas or image prompt that does not fit) gets none;
+    the artifact's metadata says why, and it becomes a reject.
     """
     storage = Storage(job.output)
     done = find_artifact(storage, STAGE, job.shard, fingerprint)
@@ -48,49 +55,75 @@ def generate(
         return done
     translations = from_table(read_artifact(storage, translated), TranslationRecord)
     russian = {row.prompt_id: row.text_ru for row in translations if row.text_ru is not None}
+    prompts = read_shard(storage, job.shard)
     with device_slot(job.runtime, job.shard.index) as slot:
         loaded = decoder(section.model, job.weights, slot.device, job.runtime.dtype)
-        length = loaded.model.config.text_length
-        texts = {name: loaded.tokenizer.encode_text(russian[name], length) for name in russian}
-        if not section.allow_truncation:
-            texts = {name: text for name, text in texts.items() if not text.truncated}
-        place = {prompt_id: index for index, prompt_id in enumerate(texts)}
-        prompts = [prompt for prompt in read_shard(storage, job.shard) if prompt.prompt_id in texts]
-        candidates = list(candidates_of(prompts, section, run_seed))
-        drawn = generate_tokens(
+        config, tokenizer = loaded.model.config, loaded.tokenizer
+        encode = partial(_encode_picture, section, job, slot.device, config.image_vocab_size)
+        ready = prepare(prompts, russian, section, tokenizer, config, encode)
+        drawable = [prompt for prompt in prompts if prompt.prompt_id in ready.texts]
+        candidates = list(candidates_of(drawable, section, run_seed))
+        drawn = generate_canvases(
             loaded.model,
-            _int64([text.ids for text in texts.values()]).view(len(texts), length),
-            _int64([place[candidate.prompt_id] for candidate in candidates]),
-            _int64([candidate.seed for candidate in candidates]),
-            [candidate.settings for candidate in candidates],
+            _int64([text.ids for text in ready.texts.values()], config.text_length),
+            ready.requests(candidates),
             section.batch_size,
             reporter(STAGE, job.shard.index),
+            empty_text=_int64([tokenizer.encode_text("", config.text_length).ids])[0],
         )
-    table = to_table(_records(candidates, drawn, texts), TokensRecord)
+    own = {prompt.prompt_id: prompt.overrides for prompt in drawable}
+    records = [
+        _record(candidate, canvas, ready.texts[candidate.prompt_id], own[candidate.prompt_id])
+        for candidate, canvas in zip(candidates, drawn, strict=True)
+    ]
+    table = with_refused(to_table(records, TokensRecord), ready.refused)
     return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds)
 
 
-def _int64(values: Sequence[int] | Sequence[list[int]]) -> Tensor:
-    return torch.tensor(values, dtype=torch.int64)
+def _int64(rows: Sequence[list[int]], length: int = -1) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int64).view(len(rows), length)
 
 
-def _records(
-    candidates: Sequence[Candidate], drawn: GeneratedTokens, texts: dict[str, EncodedText]
-) -> list[TokensRecord]:
-    columns = (drawn.tokens.tolist(), drawn.logprob.tolist(), drawn.ppl.tolist())
-    return [
-        TokensRecord(
-            image_id=candidate.image_id,
-            prompt_id=candidate.prompt_id,
-            replica=candidate.replica,
-            seed=candidate.seed,
-            tokens=tokens,
-            logprob=logprob,
-            ppl=ppl,
-            temperature=candidate.settings.temperature,
-            top_k=candidate.settings.top_k,
-            top_p=candidate.settings.top_p,
-            truncated=texts[candidate.prompt_id].truncated,
+def _encode_picture(
+    section: GenerateConfig,
+    job: Job,
+    device: torch.device,
+    codes: int,
+    uri: str,
+    borders: Borders,
+    canvas: Canvas,
+) -> Tensor:
+    """The tokens of an image prompt; the VQ-GAN is loaded for the first of them."""
+    model = vqgan(section.image_encoder or "", job.weights, device).model
+    if model.config.n_embed != codes:
+        raise SettingsError(
+            f"generate.image_encoder does not belong to generate.model: expected {codes:,} codes, "
+            f"found {model.config.n_embed:,}; choose the VQ-GAN that the decoder was trained with"
         )
-        for candidate, tokens, logprob, ppl in zip(candidates, *columns, strict=True)
-    ]
+    picture = read_picture(uri)
+    crop = section.crop_image_prompts
+    return encode_image_prompt(model, picture, borders, canvas.rows, canvas.columns, crop)
+
+
+def _record(
+    candidate: Candidate, drawn: DrawnCanvas, text: EncodedText, own: Overrides
+) -> TokensRecord:
+    rows, columns = drawn.tokens.shape
+    return TokensRecord(
+        image_id=candidate.image_id,
+        prompt_id=candidate.prompt_id,
+        replica=candidate.replica,
+        seed=candidate.seed,
+        tokens=drawn.tokens.flatten().tolist(),
+        logprob=drawn.logprob,
+        ppl=drawn.ppl,
+        temperature=candidate.settings.temperature,
+        top_k=candidate.settings.top_k,
+        top_p=candidate.settings.top_p,
+        truncated=text.truncated,
+        guidance=candidate.settings.guidance,
+        rows=rows,
+        columns=columns,
+        image_prompt=own.image_prompt and public_url(own.image_prompt),
+        image_prompt_borders=own.image_prompt_borders,
+    )

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from prefect import task
 
+from rudalle_lib.batches import alike
 from rudalle_lib.config import ScoreConfig
 from rudalle_lib.images import decode_image
+from rudalle_lib.negatives import probabilities
 from rudalle_lib.records import (
     PictureRecord,
     ScoreRecord,
@@ -49,11 +51,11 @@ def score(
     with device_slot(job.runtime, job.shard.index) as slot:
         loaded = scorer(section.model, job.weights, slot.device)
         model = Scorer(loaded.model, loaded.tokenizer, section.templates, section.batch_size)
-        scores = _scores(model, drawn, texts, section.batch_size, job.shard.index)
-    ranks = rank([row.prompt_id for row in drawn], scores)
+        scores = _scores(model, drawn, texts, section, job.shard.index)
+    ranks = rank([row.prompt_id for row in drawn], [cosine for cosine, _ in scores])
     records = [
-        ScoreRecord(row.image_id, row.prompt_id, cosine, place)
-        for row, cosine, place in zip(drawn, scores, ranks, strict=True)
+        ScoreRecord(row.image_id, row.prompt_id, cosine, place, probability)
+        for row, (cosine, probability), place in zip(drawn, scores, ranks, strict=True)
     ]
     table = to_table(records, ScoreRecord)
     return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds)
@@ -63,17 +65,22 @@ def _scores(
     model: Scorer,
     rows: Sequence[PictureRecord],
     texts: dict[str, str],
-    batch_size: int,
+    section: ScoreConfig,
     shard_index: int,
-) -> list[float]:
-    """The cosine of each picture with its prompt; pictures are unpacked a batch at a time."""
+) -> list[tuple[float, float | None]]:
+    """Cosine and probability of each picture's prompt; pictures are unpacked a batch at a time."""
     report = reporter(STAGE, shard_index)
     features = model.text_features([texts[row.prompt_id] for row in rows])  # [N, E]
-    scores: list[float] = []
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        pictures = torch.stack([decode_image(row.picture or b"") for row in batch])
-        cosines = (model.image_features(pictures) * features[start : start + len(batch)]).sum(dim=1)
-        scores += cosines.tolist()
-        report(len(scores), len(rows))
-    return scores
+    others = model.text_features(section.negative_texts) if section.negative_texts else None
+    scale = float(model.model.logit_scale.exp())
+    scored: dict[int, tuple[float, float | None]] = {}
+    for batch in alike([(row.width, row.height) for row in rows], section.batch_size):
+        pictures = torch.stack([decode_image(rows[index].picture or b"") for index in batch])
+        drawn = model.image_features(pictures)  # [B, E]
+        cosines = (drawn * features[batch]).sum(dim=1)
+        chances: Sequence[float | None] = [None] * len(batch)
+        if others is not None:
+            chances = probabilities(drawn, features[batch], others, scale).tolist()
+        scored |= zip(batch, zip(cosines.tolist(), chances, strict=True), strict=True)
+        report(len(scored), len(rows))
+    return [scored[index] for index in range(len(rows))]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from prefect import task
 
+from rudalle_lib.batches import alike
 from rudalle_lib.config import ScoreConfig, UpscaleConfig
 from rudalle_lib.images import decode_image, encode_image
 from rudalle_lib.models.rrdbnet import RrdbNet
@@ -70,8 +71,8 @@ def _enlarge(
     report = reporter(STAGE, shard_index)
     device = model.conv_first.weight.device
     enlarged: list[PictureRecord] = []
-    for start in range(0, len(rows), section.batch_size):
-        batch = rows[start : start + section.batch_size]
+    for indices in alike([(row.width, row.height) for row in rows], section.batch_size):
+        batch = [rows[index] for index in indices]
         pictures = torch.stack([decode_image(row.picture or b"") for row in batch])
         large = enlarge(model, pictures.to(device), section.batch_size, section.tile).cpu()
         height, width = large.shape[2:]

@@ -8,9 +8,10 @@ import pydantic
 import pytest
 import yaml
 
-from rudalle_lib.config import GenerateConfig, RunConfig, ScoreConfig
+from rudalle_lib.config import OVERRIDE_NAMES, GenerateConfig, RunConfig, ScoreConfig
 from rudalle_lib.errors import ConfigError, StorageError
 from rudalle_lib.prompts import RANGES
+from rudalle_lib.records import Overrides, schema
 
 
 def fault(text: str, *overrides: str) -> str:
@@ -71,7 +72,10 @@ def test_an_override_reaches_into_a_mapping() -> None:
         ("generate: {top_p: 1.5}", "generate.top_p: expected less than or equal to 1; found 1.5"),
         ("generate: {temperature: 0}", "generate.temperature: expected greater than 0; found 0"),
         ("generate: 5", "generate is a section with the keys model, images"),
-        ("runtime: {dtype: fp8}", "expected 'float32', 'bfloat16' or 'float16'; found 'fp8'"),
+        (
+            "runtime: {dtype: fp8}",
+            "expected 'float32', 'bfloat16', 'float16' or 'int8'; found 'fp8'",
+        ),
         ("runtime: {devices: tpu}", "expected auto, cpu, cuda or one device as cuda:0"),
         ("score: {templates: [plain]}", "a template holds {} exactly once, found 'plain'"),
         ("prompts: {columns: {promt: a}}", "unknown name 'promt'; the names are prompt"),
@@ -145,7 +149,8 @@ def test_the_digest_is_of_the_settings_alone() -> None:
 def test_what_steers_only_the_speed_is_no_part_of_a_stage_identity() -> None:
     assert GenerateConfig(batch_size=1).identity() == GenerateConfig(batch_size=64).identity()
     assert GenerateConfig(top_k=1).identity() != GenerateConfig(top_k=2).identity()
-    assert set(ScoreConfig().identity(exclude=["min_score", "keep_best"])) == {"model", "templates"}
+    scored = {"model", "templates", "negative_texts"}
+    assert set(ScoreConfig().identity(exclude=["min_score", "keep_best"])) == scored
 
 
 def test_a_config_is_frozen() -> None:
@@ -167,8 +172,20 @@ def test_a_config_survives_yaml() -> None:
 
 
 def test_a_row_may_override_within_the_limits_of_the_config() -> None:
-    for name in ("images", "temperature", "top_p", "top_k"):
+    for name in ("images", "temperature", "top_p", "top_k", "guidance"):
         limits = GenerateConfig.model_json_schema()["properties"][name]
         assert limits.get("maximum", RANGES[name].high) == RANGES[name].high
         assert limits.get("minimum", limits.get("exclusiveMinimum")) == RANGES[name].low
         assert ("exclusiveMinimum" in limits) == RANGES[name].above
+
+
+def test_image_prompts_are_read_by_the_vqgan_that_decodes_unless_another_is_named() -> None:
+    assert RunConfig().generate.image_encoder == "demo-vqgan"
+    one = RunConfig.parse("decode: {model: vqgan-f8-dwt}")
+    assert one.generate.image_encoder == "vqgan-f8-dwt"
+    two = RunConfig.parse("decode: {model: vqgan-f8-dwt}\ngenerate: {image_encoder: vqgan-f8}")
+    assert two.generate.image_encoder == "vqgan-f8"
+
+
+def test_every_override_has_a_name_in_the_config() -> None:
+    assert schema(Overrides).names == list(OVERRIDE_NAMES)

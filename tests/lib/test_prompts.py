@@ -25,6 +25,7 @@ from rudalle_lib.prompts import (
     content_digest,
     normalise,
     plan_schema,
+    prompts_of,
     read_prompt_blocks,
     read_prompts,
 )
@@ -365,3 +366,45 @@ def test_any_bytes_are_rows_or_one_clear_error(
         list(read_prompts(str(path)))
     except RudalleError as error:
         assert str(path) in str(error)
+
+
+def test_an_image_prompt_is_part_of_a_prompt(tmp_path: Path) -> None:
+    spellings = ["up=4 left=2", "left:2,up:4", {"up": 4, "left": 2, "right": None}]
+    found = [
+        one(tmp_path, {"prompt": "a", "image_prompt": "b.png ", "image_prompt_borders": borders})
+        for borders in spellings
+    ]
+    expected = Overrides(image_prompt="b.png", image_prompt_borders="up=4 left=2")
+    assert [row.overrides for row in found if isinstance(row, Prompt)] == [expected] * 3
+    ids = {row.prompt_id for row in found}
+    assert len(ids) == 1
+    other = one(tmp_path, {"prompt": "a", "image_prompt": "c.png", "image_prompt_borders": "up=4"})
+    plain = one(tmp_path, {"prompt": "a", "guidance": 2, "width": 512})
+    assert isinstance(plain, Prompt) and plain.overrides == Overrides(guidance=2.0, width=512)
+    assert len(ids | {other.prompt_id, plain.prompt_id, content_digest("a", {})}) == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"image_prompt": "b.png"}, "belong together"),
+        ({"image_prompt_borders": "up=4"}, "belong together"),
+        ({"image_prompt": 7, "image_prompt_borders": "up=4"}, "path or URL of a picture, found 7"),
+        ({"image_prompt": "a\x00b", "image_prompt_borders": "up=4"}, "path or URL"),
+        ({"image_prompt": "x" * 2001, "image_prompt_borders": "up=4"}, "path or URL"),
+        ({"image_prompt": "s3://u:p@h/b.png", "image_prompt_borders": "up=4"}, "user name"),
+        ({"image_prompt": "b.png", "image_prompt_borders": "up=0"}, "at least 1 token"),
+    ],
+)
+def test_a_bad_image_prompt_rejects_its_row(
+    tmp_path: Path, row: dict[str, Any], words: str
+) -> None:
+    found = one(tmp_path, {"prompt": "a", **row})
+    assert isinstance(found, RejectRecord) and found.reason == "bad_image_prompt"
+    assert words in found.detail
+
+
+def test_a_plan_of_an_older_version_is_still_read() -> None:
+    names = [name for name in plan_schema().names if name not in ("guidance", "image_prompt")]
+    values = {name: [None] for name in names} | {"prompt_id": ["a"], "text": ["b"], "images": [3]}
+    assert prompts_of(pa.table(values)) == [Prompt("a", "b", overrides=Overrides(images=3))]

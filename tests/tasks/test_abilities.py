@@ -1,0 +1,186 @@
+"""Guidance, canvases, image prompts and negative texts through the stages, on the tiny stack."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from flows.embedded import set_up_prefect
+from rudalle_lib.config import RunConfig
+from rudalle_lib.planning import plan_run
+from rudalle_lib.records import PictureRecord, ScoreRecord, TokensRecord, from_table
+from rudalle_lib.stages import fingerprints, models, read_artifact
+from rudalle_lib.storage import Storage
+from tests.tiny_stack import GRID, SIDE, write_tiny_stack
+
+set_up_prefect(os.environ)  # before anything imports prefect
+
+PLAIN, GUIDED, WIDE, DRAWN_ON, GONE, TOO_SMALL, OTHER = "abcdefg"
+
+
+class Made(NamedTuple):
+    """What the stages made of one shard."""
+
+    tokens: dict[str, TokensRecord]
+    pictures: dict[str, PictureRecord]
+    scores: dict[str, ScoreRecord]
+    published: dict[str, dict[str, Any]]
+    rejects: dict[str, dict[str, Any]]
+
+
+def write_prompts(folder: Path) -> Path:
+    Image.linear_gradient("L").resize((SIDE, SIDE)).save(folder / "picture.png")
+    (folder / "bad.png").write_bytes(b"no picture")
+    picture = str(folder / "picture.png")
+    up = {"image_prompt_borders": {"up": GRID // 2}}
+    rows: list[dict[str, Any]] = [
+        {"prompt_id": PLAIN},
+        {"prompt_id": GUIDED, "guidance": 3},
+        {"prompt_id": WIDE, "width": 2 * SIDE, "images": 1},
+        {"prompt_id": DRAWN_ON, "image_prompt": picture, **up},
+        {"prompt_id": GONE, "image_prompt": str(folder / "bad.png"), **up},
+        {"prompt_id": TOO_SMALL, "height": SIDE // 2},
+        {"prompt_id": OTHER, "image_prompt": picture, "image_prompt_borders": "left=99"},
+    ]
+    lines = [json.dumps({"prompt": f"красный круг {row['prompt_id']}", **row}) for row in rows]
+    (folder / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return folder / "prompts.jsonl"
+
+
+def make(config: RunConfig) -> Made:
+    """Run the stages one after another, without Prefect's engine."""
+    from tasks.decode import decode
+    from tasks.generate import generate
+    from tasks.job import Job
+    from tasks.publish import publish
+    from tasks.score import score
+    from tasks.translate import translate
+    from tasks.upscale import upscale
+
+    storage = Storage(config.output)
+    (shard,) = plan_run(config, storage).shards
+    of = fingerprints(config, dict.fromkeys(models(config), "weights"), shard)
+    names = {stage: entry.name for stage, entry in models(config).items()}
+    job = Job(shard, config.output, config.runtime, config.weights)
+    russian = translate.fn(config.translate, job, of["translate"])
+    drawn = generate.fn(config.generate, job, russian, of["generate"], config.seed)
+    decoded = decode.fn(config.decode, job, drawn, of["decode"])
+    scored = score.fn(config.score, job, russian, decoded, of["score"])
+    large = upscale.fn(config.upscale, config.score, job, decoded, scored, of["upscale"])
+    made = dict(translate=russian, generate=drawn, decode=decoded, score=scored, upscale=large)
+    publish.fn(config.publish, config.score, job, names, made, of["publish"], "digest")
+    output = Path(config.output)
+    published = pq.read_table(output / "data" / "metadata" / "00000.parquet").to_pylist()
+    rejects = pq.read_table(output / "rejects" / "00000.parquet").to_pylist()
+    return Made(
+        {row.image_id: row for row in from_table(read_artifact(storage, drawn), TokensRecord)},
+        {row.image_id: row for row in from_table(read_artifact(storage, decoded), PictureRecord)},
+        {row.image_id: row for row in from_table(read_artifact(storage, scored), ScoreRecord)},
+        {row["image_id"]: row for row in published},
+        {row["prompt_id"]: row for row in rejects},
+    )
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return {
+        "prompts": {"uri": str(write_prompts(tmp_path_factory.mktemp("prompts")))},
+        "weights": {
+            "folder": str(write_tiny_stack(tmp_path_factory.mktemp("weights"))),
+            "offline": True,
+        },
+        "runtime": {"devices": "cpu", "threads": 1},
+        "generate": {"images": 2, "batch_size": 8},
+        "score": {"negative_texts": ["пустая картинка", "синий крест"]},
+    }
+
+
+@pytest.fixture(scope="module")
+def made(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    output = str(tmp_path_factory.mktemp("out"))
+    return make(RunConfig.model_validate({**settings, "output": output}))
+
+
+def test_each_row_is_drawn_as_it_asks_or_rejected(made: Made) -> None:
+    drawn = [*(f"{row}-00{i}" for row in (PLAIN, GUIDED) for i in (0, 1)), f"{WIDE}-000"]
+    assert list(made.tokens) == [*drawn, f"{DRAWN_ON}-000", f"{DRAWN_ON}-001"]
+    assert set(made.published) == set(made.tokens)
+    reasons = {prompt_id: row["reason"] for prompt_id, row in made.rejects.items()}
+    bad = "bad_image_prompt"
+    assert reasons == {GONE: bad, TOO_SMALL: "bad_override", OTHER: bad}
+    assert "bad.png is not a readable PNG" in made.rejects[GONE]["detail"]
+    assert "height: expected at least 32 pixels" in made.rejects[TOO_SMALL]["detail"]
+    assert "do not fit a canvas" in made.rejects[OTHER]["detail"]
+
+
+def test_a_wide_picture_is_wide_all_the_way(made: Made) -> None:
+    wide, plain = made.tokens[f"{WIDE}-000"], made.tokens[f"{PLAIN}-000"]
+    assert (wide.rows, wide.columns, len(wide.tokens)) == (GRID, 2 * GRID, 2 * GRID * GRID)
+    assert (plain.rows, plain.columns) == (GRID, GRID)
+    picture = made.pictures[f"{WIDE}-000"]
+    assert (picture.width, picture.height) == (2 * SIDE, SIDE)
+    published = made.published[f"{WIDE}-000"]
+    assert (published["width"], published["height"]) == (4 * SIDE, 2 * SIDE)
+
+
+def test_pictures_of_a_prompt_begin_with_its_image_prompt(made: Made) -> None:
+    one, two = made.tokens[f"{DRAWN_ON}-000"].tokens, made.tokens[f"{DRAWN_ON}-001"].tokens
+    half = GRID // 2 * GRID
+    assert one[:half] == two[:half]
+    assert one[half:] != two[half:]
+    published = made.published[f"{DRAWN_ON}-000"]
+    assert published["image_prompt"].endswith("picture.png")
+    assert published["image_prompt_borders"] == f"up={GRID // 2}"
+    assert made.published[f"{PLAIN}-000"]["image_prompt"] is None
+
+
+def test_guidance_is_recorded(made: Made) -> None:
+    assert made.published[f"{GUIDED}-000"]["guidance"] == 3.0
+    assert made.published[f"{PLAIN}-000"]["guidance"] == 1.0
+
+
+def test_probabilities_stand_beside_the_scores(made: Made) -> None:
+    for image_id, row in made.scores.items():
+        assert row.probability is not None and 0 < row.probability < 1
+        assert made.published[image_id]["probability"] == pytest.approx(row.probability)
+        assert made.published[image_id]["score"] == pytest.approx(row.score)
+
+
+def test_company_changes_no_picture_and_no_negatives_no_probability(
+    made: Made, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    generate = {"images": 2, "batch_size": 1}
+    changes = {"output": str(tmp_path), "generate": generate, "score": {}}
+    again = make(RunConfig.model_validate({**settings, **changes}))
+    assert {i: row.tokens for i, row in again.tokens.items()} == {
+        i: row.tokens for i, row in made.tokens.items()
+    }
+    assert {row.probability for row in again.scores.values()} == {None}
+
+
+def test_what_reads_image_prompts_counts_only_where_there_are_any(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    config = RunConfig.model_validate({**settings, "output": str(tmp_path)})
+    assert config.generate.image_encoder == "demo-vqgan"
+    (shard,) = plan_run(config, Storage(config.output)).shards
+    assert shard.image_prompts
+    (again,) = plan_run(config, Storage(config.output)).shards
+    assert again == shard
+    plain = type(shard)(0, shard.plan_uri, shard.rows, shard.fingerprint)
+    cropped = config.model_copy(
+        update={"generate": config.generate.model_copy(update={"crop_image_prompts": True})}
+    )
+    one, two = {"decode": "1"}, {"decode": "2"}
+
+    def drawn(config: RunConfig, weights: dict[str, str], image_prompts: bool) -> str:
+        return fingerprints(config, weights, shard if image_prompts else plain)["generate"]
+
+    assert drawn(config, one, False) == drawn(config, two, False) == drawn(cropped, one, False)
+    assert len({drawn(config, one, True), drawn(config, two, True), drawn(cropped, one, True)}) == 3
