@@ -109,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"- minutes on 2 CPU cores: {minutes:.0f}",
         "- figures: `rudalle_lib/demo/quality.json`",
     ]
-    export(options.out, model.state_dict(), asdict(CONFIG), card)
+    tensors = {name: value.half() for name, value in model.state_dict().items()}
+    export(options.out, tensors, asdict(CONFIG), card)
     TrainingRun(options.work).log(exported=str(options.out))
 
 

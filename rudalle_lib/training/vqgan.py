@@ -255,6 +255,14 @@ def set_entropy_price(
     return float(torch.exp(-(shares * (shares + 1e-12).log()).sum()))
 
 
+def stored_tensors(model: VqGan) -> dict[str, Tensor]:
+    """What is written to disk: float16, but for the codebook, whose nearest codes must not change."""
+    return {
+        name: value if name.startswith("quantize.") else value.half()
+        for name, value in model.state_dict().items()
+    }
+
+
 def load_vqgan(folder: Path) -> VqGan:
     """The exported network of a weights folder, ready to encode and decode."""
     model = VqGan(VqGanConfig(**json.loads((folder / "config.json").read_text())))
@@ -303,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"- reconstruction of held-out combinations: {decibels:.1f} dB (256 pictures)",
         f"- perplexity of the tokens: {perplexity:.1f}",
     ]
-    export(options.out, model.state_dict(), asdict(CONFIG), card)
+    export(options.out, stored_tensors(model), asdict(CONFIG), card)
     TrainingRun(options.work).log(exported=str(options.out), psnr=decibels, perplexity=perplexity)
 
 

@@ -24,6 +24,7 @@ from rudalle_lib.training.vqgan import (
     psnr,
     reconstruction_loss,
     round_trip,
+    stored_tensors,
 )
 
 BATCH, RATE = 8, 6e-4
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{CARD_MARK}: `python -m rudalle_lib.training.vqgan_decoder --steps {options.steps} "
         f"--seed {options.seed}`, {minutes:.0f} minutes, then {decibels:.1f} dB"
     )
-    export(options.weights, model.state_dict(), asdict(model.config), card)
+    export(options.weights, stored_tensors(model), asdict(model.config), card)
     TrainingRun(options.work).log(exported=str(options.weights), psnr=decibels)
 
 
