@@ -256,7 +256,7 @@ def set_entropy_price(
 
 
 def stored_tensors(model: VqGan) -> dict[str, Tensor]:
-    """What is written to disk: float16, but for the codebook, whose nearest codes must not change."""
+    """What is written to disk: float16, but for the codebook, so that codes stay apart."""
     return {
         name: value if name.startswith("quantize.") else value.half()
         for name, value in model.state_dict().items()
