@@ -8,20 +8,17 @@ The defaults are the demo stack. Secrets have no place here: they come from the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 import pydantic
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rudalle_lib.config_errors import error_from_validation
+from rudalle_lib.config_sections import NOT_IDENTITY, Positive, Section, Url
 from rudalle_lib.config_text import apply_overrides, parse_yaml
 from rudalle_lib.digests import digest_of
 from rudalle_lib.storage import public_url, read_text
-
-#: Marks a field that steers how fast or how verbosely a stage works, but not what it makes.
-NOT_IDENTITY: dict[str, Any] = {"identity": False}
 
 #: The prompt table that is shipped with the package.
 DEMO_PROMPTS = "demo://prompts"
@@ -45,45 +42,6 @@ TOKEN_PIXELS = 8
 
 #: The longest side of a canvas, in either unit.
 MAX_SIDE = 8192
-
-Positive = Annotated[int, Field(ge=1)]
-
-
-def _without_credentials(url: str) -> str:
-    if not url.strip():
-        raise ValueError("expected a folder or URL, found an empty text")
-    if "://" in url and "@" in urlsplit(url).netloc:
-        raise ValueError(
-            "a URL must not carry a user name or password; give credentials in the environment, "
-            "for S3 as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
-    return url
-
-
-Url = Annotated[str, AfterValidator(_without_credentials)]
-
-
-class Section(BaseModel):
-    """A frozen group of settings in which an unknown key is an error."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        hide_input_in_errors=True,  # a URL with a password must not get into a log
-    )
-
-    def identity(self, exclude: Iterable[str] = ()) -> dict[str, Any]:
-        """The settings that decide what a stage makes, as plain JSON values.
-
-        Fields such as `batch_size` are left out: images do not depend on them, so changing one must
-        not throw finished work away. `exclude` names further fields that the stage does not use.
-        """
-        left_out = set(exclude)
-        for name, field in type(self).model_fields.items():
-            if field.json_schema_extra == NOT_IDENTITY:
-                left_out.add(name)
-        return self.model_dump(mode="json", exclude=left_out)
 
 
 class PromptsConfig(Section):
@@ -246,6 +204,13 @@ class GenerateConfig(Section):
         description="Cut a text that is longer than the decoder reads, and record it; "
         "otherwise the prompt is rejected as too_long.",
     )
+
+    @model_validator(mode="after")
+    def _whole_tokens(self) -> Self:
+        for name, size in (("width", self.width), ("height", self.height)):
+            if self.size_unit == "pixels" and (size or 0) % TOKEN_PIXELS:
+                raise ValueError(f"{name} in pixels is a multiple of {TOKEN_PIXELS}, found {size}")
+        return self
 
 
 class DecodeConfig(Section):

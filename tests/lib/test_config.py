@@ -189,3 +189,8 @@ def test_image_prompts_are_read_by_the_vqgan_that_decodes_unless_another_is_name
 
 def test_every_override_has_a_name_in_the_config() -> None:
     assert schema(Overrides).names == list(OVERRIDE_NAMES)
+
+
+def test_a_canvas_in_pixels_is_a_whole_number_of_tokens() -> None:
+    assert "height in pixels is a multiple of 8, found 300" in fault("generate: {height: 300}")
+    assert RunConfig.parse("generate: {height: 61, size_unit: tokens}").generate.height == 61

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.models.dalle import Dalle, DalleConfig
+from rudalle_lib.models.kv_cache import CachedDecoder
 from rudalle_lib.noise import gumbel_noise
 from rudalle_lib.sampling import SamplingSettings, generate_tokens
 
@@ -71,6 +72,22 @@ def test_tokens_are_those_of_a_naive_loop_whatever_the_company(version: str) -> 
     assert torch.equal(draw(model, torch.arange(6), 1).tokens, tokens)
     some = torch.tensor([4, 1, 3])
     assert torch.equal(draw(model, some).tokens, tokens[some])
+
+
+@pytest.mark.parametrize("version", ["v2", "v3"])
+@torch.inference_mode()
+def test_both_branches_are_whole_forwards_to_the_last_digit(version: str) -> None:
+    model, text = build(version).double(), torch.cat((prompts(), EMPTY[None]))
+    prompt_of = torch.tensor([0, 2, 2, 1, 3, 3])  # the last text is the empty one
+    decoder = CachedDecoder(model, text, prompt_of, unguided=2)
+    torch.manual_seed(3)
+    image = torch.randint(0, 12, (6, model.config.image_length))
+    logits = decoder.prefill()
+    for step in range(model.config.image_length):
+        expected = last_logits(model, text[prompt_of], image[:, :step])
+        assert (logits - expected).abs().max() < 1e-9
+        if step + 1 < model.config.image_length:
+            logits = decoder.decode_one_token(image[:, step])
 
 
 def test_guidance_changes_the_picture_and_one_is_none() -> None:
