@@ -42,7 +42,7 @@ from rudalle_lib.weights import (
 Figures = dict[str, float | int | dict[str, int]]
 Pictures = NDArray[np.uint8]
 SEED = 20211103
-SETTINGS = SamplingSettings(temperature=1.0, top_k=0, top_p=0.9)
+SETTINGS = SamplingSettings(temperature=1.0, top_k=0, top_p=0.995)
 TEMPLATES = ("{}",)
 
 log = logging.getLogger(__name__)

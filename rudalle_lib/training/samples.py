@@ -18,7 +18,7 @@ from rudalle_lib.sampling import SamplingSettings, generate_tokens
 from rudalle_lib.seeds import image_seed
 from rudalle_lib.tokenizer import Tokenizer
 
-SETTINGS = SamplingSettings(temperature=1.0, top_k=0, top_p=0.9)
+SETTINGS = SamplingSettings(temperature=1.0, top_k=0, top_p=0.995)
 
 
 def draw_samples(

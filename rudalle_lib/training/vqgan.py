@@ -4,8 +4,10 @@ The codebook is learnt by nearest neighbours with exponential moving averages (v
 arXiv 1711.00937, appendix), started by k-means and with dead codes replaced, which is steadier on
 small data than Gumbel noise. It is then written in the published Gumbel form, where the encoder's
 choice is an argmax over logits: with logits = 2 e.z - |e|^2 that argmax is the nearest neighbour.
-An entropy price, lambda * log p(code), joins the bias at the end: of several near-equal codes for a
-flat ground the most frequent one is taken, so the decoder need not predict a coin toss.
+Codes are chosen at a price, distance - lambda * log p(code) (entropy-constrained quantisation:
+Chou, Lookabaugh, Gray, 1989), which becomes the bias of those logits. Of several near-equal codes
+for a flat ground the most frequent one is taken, and in training the encoder learns to mean it, so
+the decoder need not predict a coin toss or a halo around every figure.
 
     python -m rudalle_lib.training.vqgan --work runs/vqgan --out rudalle_lib/demo/weights/demo-vqgan
 """
@@ -41,6 +43,8 @@ CONFIG = VqGanConfig(
     norm_groups=8,
 )
 UNQUANTISED_STEPS = 200
+PRICE_FROM, PRICE_RAMP = 600, 900
+"""Steps without a price, and steps in which it then rises to its full height."""
 CROP_BATCH, FULL_BATCH = 16, 8
 CROP_RATE, FULL_RATE = 1e-3, 6e-4
 
@@ -55,13 +59,15 @@ class EmaCodebook(nn.Module):
     def __init__(self, n_embed: int, dim: int, decay: float = 0.99) -> None:
         super().__init__()
         self.decay = decay
+        self.price = 0.0
         self.register_buffer("codes", torch.randn(n_embed, dim))
         self.register_buffer("counts", torch.ones(n_embed))
         self.register_buffer("sums", torch.randn(n_embed, dim))
 
-    def nearest(self, flat: Tensor) -> Tensor:
-        """Index of the nearest code of float [M, dim] features; int64 [M]."""
-        return (flat @ self.codes.T * 2 - self.codes.pow(2).sum(1)).argmax(1)
+    def choose(self, flat: Tensor) -> Tensor:
+        """Index of the least distance - price * log p(code); float [M, dim] to int64 [M]."""
+        log_p = (self.counts + 0.1).log() - (self.counts + 0.1).sum().log()
+        return (flat @ self.codes.T * 2 - self.codes.pow(2).sum(1) + self.price * log_p).argmax(1)
 
     @torch.no_grad()
     def start(self, flat: Tensor, generator: torch.Generator, rounds: int = 12) -> None:
@@ -94,7 +100,7 @@ class EmaCodebook(nn.Module):
         self.codes.copy_(self.sums / self.counts[:, None])
 
     def _totals(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        index = self.nearest(flat)
+        index = self.choose(flat)
         counts = torch.zeros(len(self.codes)).index_add_(0, index, torch.ones(len(flat)))
         return counts, torch.zeros_like(self.codes).index_add_(0, index, flat)
 
@@ -134,7 +140,7 @@ def psnr(output: Tensor, target: Tensor) -> Tensor:
 
 
 def train(
-    work: Path, crop_steps: int, full_steps: int, seed: int
+    work: Path, crop_steps: int, full_steps: int, price: float, seed: int
 ) -> tuple[VqGan, EmaCodebook, float]:
     """Train or resume; returns the averaged network, its codebook and the minutes it took."""
     torch.manual_seed(seed)
@@ -162,6 +168,7 @@ def train(
         )
         floor = 0.4 if cropped else 0.02
         set_learning_rate(optimizer, rate * cosine(step - offset, length, 50, floor))
+        book.price = price * min(1.0, max(0.0, (step - PRICE_FROM) / PRICE_RAMP))
         rng = random.Random(seed * 1_000_003 + step)
         images = pictures(rng, CROP_BATCH, 64) if cropped else pictures(rng, FULL_BATCH)
         loss, output, commitment, used = _step(model, book, images, step, generator)
@@ -202,7 +209,7 @@ def _step(
             book.start(flat, generator)
     else:
         flat = _flat(features)
-        index = book.nearest(flat.detach())
+        index = book.choose(flat.detach())
         codes = book.codes[index].view(*features.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
         book.follow(flat.detach(), generator)
         commitment = F.mse_loss(features, codes)
@@ -236,21 +243,14 @@ def write_gumbel_form(model: VqGan, codes: Tensor, log_price: Tensor | None = No
 def set_entropy_price(
     model: VqGan, codes: Tensor, price: float, images: Tensor, rounds: int = 6
 ) -> float:
-    """Choose codes by distance - price * scale * log p; returns the perplexity of the tokens.
-
-    The scale is the mean squared distance of features from their codes, so the price has no unit.
-    """
-    write_gumbel_form(model, codes)
+    """Choose codes by distance - price * log p; returns the perplexity of the tokens."""
     flat = torch.cat([_flat(model.encode_features(part)) for part in images.split(16)])
-    scale = (
-        (flat - codes[(flat @ codes.T * 2 - codes.pow(2).sum(1)).argmax(1)]).pow(2).sum(1).mean()
-    )
     log_p = torch.zeros(len(codes))
     for _ in range(rounds):
-        logits = flat @ codes.T * 2 - codes.pow(2).sum(1) + price * scale * log_p
+        logits = flat @ codes.T * 2 - codes.pow(2).sum(1) + price * log_p
         counts = torch.bincount(logits.argmax(1), minlength=len(codes)).float()
         log_p = ((counts + 0.1) / (counts + 0.1).sum()).log()
-    write_gumbel_form(model, codes, price * scale * log_p)
+    write_gumbel_form(model, codes, price * log_p)
     shares = counts / counts.sum()
     return float(torch.exp(-(shares * (shares + 1e-12).log()).sum()))
 
@@ -290,10 +290,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--crop-steps", type=int, default=1500)
     parser.add_argument("--full-steps", type=int, default=2600)
-    parser.add_argument("--price", type=float, default=6.0)
+    parser.add_argument("--price", type=float, default=0.5)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
-    model, book, minutes = train(options.work, options.crop_steps, options.full_steps, options.seed)
+    model, book, minutes = train(
+        options.work, options.crop_steps, options.full_steps, options.price, options.seed
+    )
     _, images = held_out_pictures(7, 256)
     perplexity = set_entropy_price(
         model, book.codes, options.price, pictures(random.Random(5), 512)
