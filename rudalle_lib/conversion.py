@@ -37,7 +37,7 @@ DTYPES = {
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
 
-PIECE = 128 * 2**20
+PIECE = 64 * 2**20
 """Bytes of tensors that are in memory at once while converting, single larger ones aside."""
 
 
@@ -68,8 +68,7 @@ def convert(path: Path) -> Path:
     Raises:
         WeightsError: as `safe_file`.
     """
-    state = load_state_dict(path)
-    del state  # an unreadable checkpoint is an error of its own, whatever the folders are like
+    load_state_dict(path)  # an unreadable checkpoint is an error, whatever the folders are like
     reasons = []
     for folder in folders(path):
         try:

@@ -4,6 +4,7 @@ The only file that names weight repositories. To add a model, add an entry; a ne
 needs nothing else.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -19,6 +20,9 @@ UTILS = "shonenkov/rudalle-utils"
 
 RUGPT3 = "sberbank-ai/rugpt3small_based_on_gpt2"
 """The repository with the sizes and the tokenizer of ruCLIP Small's text tower."""
+
+MARIAN_PAIR = re.compile(r"opus-mt-([A-Za-z]{2,3})-([A-Za-z]{2,3})")
+"""Names of translators, by the codes of two languages."""
 
 CODE_ONLY = "not stated on the model page (code: Apache-2.0)"
 
@@ -64,12 +68,12 @@ class ModelEntry:
 
 
 def get(name: str, kind: Kind | None = None) -> ModelEntry:
-    """Look a model up.
+    """Look a model up; of translators, any pair of languages by its name, such as opus-mt-uk-ru.
 
     Raises:
         ConfigError: no such model, or one of another kind; lists the names that would do.
     """
-    entry = _ENTRIES.get(name)
+    entry = _ENTRIES.get(name) or _marian_pair(name)
     if entry is not None and kind in (None, entry.kind):
         return entry
     known = names(kind)
@@ -196,14 +200,23 @@ def _upscalers() -> Iterator[ModelEntry]:
 
 
 def _translators() -> Iterator[ModelEntry]:
+    yield _marian("opus-mt-en-ru", "English to Russian, any text", "Apache-2.0")
+
+
+def _marian_pair(name: str) -> ModelEntry | None:
+    """A Marian network that is not listed; there are over a thousand."""
+    pair = MARIAN_PAIR.fullmatch(name)
+    if pair is None:
+        return None
+    return _marian(name, f"{pair[1]} to {pair[2]}, any text", "not known here")
+
+
+def _marian(name: str, about: str, licence: str) -> ModelEntry:
     files = _frozen(
         weights="pytorch_model.bin", config="config.json", source="source.spm",
         target="target.spm", vocabulary="vocab.json",
     )  # fmt: skip
-    yield ModelEntry(
-        "opus-mt-en-ru", "translator", "English to Russian, any text", files,
-        "Helsinki-NLP/opus-mt-en-ru", licence="Apache-2.0",
-    )  # fmt: skip
+    return ModelEntry(name, "translator", about, files, f"Helsinki-NLP/{name}", licence=licence)
 
 
 _ENTRIES: Mapping[str, ModelEntry] = MappingProxyType(

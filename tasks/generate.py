@@ -56,8 +56,9 @@ def generate(
     translations = from_table(read_artifact(storage, translated), TranslationRecord)
     russian = {row.prompt_id: row.text_ru for row in translations if row.text_ru is not None}
     prompts = read_shard(storage, job.shard)
-    with device_slot(job.runtime, job.shard.index) as slot:
-        loaded = decoder(section.model, job.weights, slot.device, job.runtime.dtype)
+    every = job.runtime.split_decoder
+    with device_slot(job.runtime, job.shard.index, every) as slot:
+        loaded = decoder(section.model, job.weights, slot.devices, job.runtime.dtype)
         config, tokenizer = loaded.model.config, loaded.tokenizer
         encode = partial(_encode_picture, section, job, slot.device, config.image_vocab_size)
         ready = prepare(prompts, russian, section, tokenizer, config, encode)

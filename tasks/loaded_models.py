@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -24,22 +24,37 @@ from rudalle_lib.weights import LoadedDecoder, LoadedScorer, LoadedUpscaler, Loa
 
 @dataclass
 class DeviceSlot:
-    """A device that is this task's alone; `seconds` is how long it was, once it is given back."""
+    """Devices that are this task's alone; `seconds` is how long, once they are given back."""
 
-    device: torch.device
+    devices: tuple[torch.device, ...]
     seconds: float = 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """The first of them, for all that needs only one."""
+        return self.devices[0]
 
 
 @contextmanager
-def device_slot(runtime: RuntimeConfig, shard_index: int) -> Iterator[DeviceSlot]:
+def device_slot(
+    runtime: RuntimeConfig, shard_index: int, every: bool = False
+) -> Iterator[DeviceSlot]:
     """Wait for the device of a shard and hold it; shards take devices in turn.
+
+    Args:
+        runtime: names the devices.
+        shard_index: of the shard.
+        every: hold all of them, for a network that is spread over them.
 
     Raises:
         SettingsError: a device that this machine does not have.
     """
     devices = resolve_devices(runtime.devices)
-    slot = DeviceSlot(devices[shard_index % len(devices)])
-    with _device_lock(str(slot.device)):
+    turn = shard_index % len(devices)
+    slot = DeviceSlot(tuple(devices if every else devices[turn : turn + 1]))
+    with ExitStack() as locks:
+        for device in slot.devices:  # always in the same order, so that nobody waits in a ring
+            locks.enter_context(_device_lock(str(device)))
         set_threads(runtime.threads)
         started = time.perf_counter()
         yield slot
@@ -50,9 +65,11 @@ def device_slot(runtime: RuntimeConfig, shard_index: int) -> Iterator[DeviceSlot
 
 
 @lru_cache(maxsize=8)
-def decoder(name: str, weights: WeightsConfig, device: torch.device, dtype: str) -> LoadedDecoder:
-    """The decoder `name`, in the precision of the run."""
-    return loading.load_decoder(name, weights, device, resolve_dtype(dtype, device))
+def decoder(
+    name: str, weights: WeightsConfig, devices: tuple[torch.device, ...], dtype: str
+) -> LoadedDecoder:
+    """The decoder `name`, in the precision of the run, its layers spread over the devices."""
+    return loading.load_decoder(name, weights, devices, resolve_dtype(dtype, devices[0]))
 
 
 @lru_cache(maxsize=8)

@@ -9,9 +9,10 @@ values of the text are computed once a prompt and shared by its images. For the 
   places; where its pattern wraps around the edges (v2), also the first 5 rows.
 """
 
+import copy
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -79,6 +80,9 @@ class TextSharing(Protocol):
     def product(self, images: Tensor, matrices: Tensor) -> Tensor:
         """[B, heads, 1, X] times its text's [P, heads, X, Y] for each image: [B, heads, 1, Y]."""
 
+    def to(self, device: torch.device) -> Self:
+        """The same with its tables on another device."""
+
 
 class Replicas:
     """Which images of a batch share a prompt, as index tables.
@@ -104,6 +108,12 @@ class Replicas:
     def product(self, images: Tensor, matrices: Tensor) -> Tensor:
         """[B, heads, 1, X] times its prompt's [P, heads, X, Y] for each image: [B, heads, 1, Y]."""
         return self.by_image(self.by_prompt(images) @ matrices)
+
+    def to(self, device: torch.device) -> Self:
+        """The same with its tables on another device."""
+        moved = copy.copy(self)
+        moved.place, moved.image = self.place.to(device), self.image.to(device)
+        return moved
 
     def by_prompt(self, images: Tensor) -> Tensor:
         """[B, heads, 1, D] -> [P, heads, R, D]."""
@@ -136,6 +146,16 @@ class GuidedReplicas:
         one_text = others[:, :, 0].transpose(0, 1) @ matrices[-1]  # [heads, B of these, Y]
         by_prompt = self._replicas.product(prompted, matrices[:-1])
         return torch.cat((by_prompt, one_text.transpose(0, 1).unsqueeze(2)))
+
+    def to(self, device: torch.device) -> Self:
+        """The same with its tables on another device."""
+        moved = copy.copy(self)
+        moved._replicas = self._replicas.to(device)
+        return moved
+
+
+Tables = tuple[dict[LayerKind, SlotPlan], TextSharing]
+"""What the layers on one device share."""
 
 
 class LayerCache:
@@ -198,9 +218,8 @@ class CachedDecoder:
             if unguided
             else Replicas(prompt_of, len(text))
         )
-        kinds = [layer_kind(index, config.num_layers) for index in range(config.num_layers)]
-        self._plans = {kind: plan_slots(kind, config.grid, text.device) for kind in set(kinds)}
-        self._kinds = kinds
+        self._kinds = [layer_kind(index, config.num_layers) for index in range(config.num_layers)]
+        self._tables: dict[torch.device, Tables] = {}  # layers may lie on several devices
         self._text = model.embed_text(text)  # [P, T or T + 1, C]
         self._positions = model.image_positions()  # [H * W, C]
         length = config.text_length
@@ -231,13 +250,21 @@ class CachedDecoder:
         return self.model.image_logits(hidden[:, 0])
 
     def _store_text(self, index: int) -> Attend:
-        plan = self._plans[self._kinds[index]]
+        kind = self._kinds[index]
 
         def attend_and_store(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            self._layers.append(LayerCache(plan, key, value, self._sharing))
-            return attend(query, key, value, self._causal)
+            plans, sharing = self._tables_on(key.device)
+            self._layers.append(LayerCache(plans[kind], key, value, sharing))
+            return attend(query, key, value, self._causal.to(key.device))
 
         return attend_and_store
+
+    def _tables_on(self, device: torch.device) -> Tables:
+        if device not in self._tables:
+            grid = self.model.config.grid
+            plans = {kind: plan_slots(kind, grid, device) for kind in set(self._kinds)}
+            self._tables[device] = plans, self._sharing.to(device)
+        return self._tables[device]
 
     def _attend_from_cell(self, index: int) -> Attend:
         layer, cell = self._layers[index], self._cells

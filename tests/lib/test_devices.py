@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rudalle_lib.devices import resolve_devices, resolve_dtype, set_threads
+from rudalle_lib.devices import compute_dtype, resolve_devices, resolve_dtype, set_threads
 from rudalle_lib.errors import SettingsError
 
 CPU = torch.device("cpu")
@@ -52,8 +52,18 @@ def test_dtypes_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_dtype("float16", CPU)
     with pytest.raises(SettingsError, match="cannot compute in bfloat16; use float16"):
         resolve_dtype("bfloat16", "cuda:0")
-    with pytest.raises(SettingsError, match="expected one of float32, bfloat16, float16"):
-        resolve_dtype("int8", CPU)
+    with pytest.raises(SettingsError, match="expected one of float32, bfloat16, float16, int8"):
+        resolve_dtype("int4", CPU)
+
+
+def test_int8_weights_compute_in_what_the_device_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda:0")
+    assert resolve_dtype("int8", CPU) is torch.int8
+    assert compute_dtype(torch.int8, CPU) is torch.bfloat16
+    assert compute_dtype(torch.float32, CPU) is torch.float32
+    for able, expected in ((True, torch.bfloat16), (False, torch.float16)):
+        with_gpus(monkeypatch, 1, able)
+        assert compute_dtype(torch.int8, gpu) is expected
 
 
 def test_threads_are_set_and_checked() -> None:

@@ -11,6 +11,7 @@ from rudalle_lib.errors import ConfigError
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
 from rudalle_lib.models.ruclip import RuClip, RuClipConfig
+from rudalle_lib.models.ruclip_small import RuClipSmall, RuClipSmallConfig
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 
 NETWORKS = {
@@ -71,3 +72,22 @@ def test_unknown_names_list_the_known_ones() -> None:
 def test_a_model_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match="'vqgan-f8' is a vqgan, expected a decoder; known are"):
         registry.get("vqgan-f8", "decoder")
+
+
+def test_ruclip_small_is_a_vit_and_a_gpt_with_two_projections() -> None:
+    """ViT-B/32 of CLIP has 87,849,216 parameters; GPT-2 with this vocabulary the others."""
+    with torch.device("meta"):
+        model = RuClipSmall(RuClipSmallConfig(**registry.get("ruclip-small").architecture))
+    towers = (model.visual_encoder.model, model.text_encoder.model)
+    counts = [sum(p.numel() for p in tower.parameters()) for tower in towers]
+    assert counts == [87_849_216, 124_439_808 + (50_264 - 50_257) * 768 + 1024 * 768]
+
+
+def test_any_pair_of_languages_is_a_translator() -> None:
+    entry = registry.get("opus-mt-uk-ru", "translator")
+    assert entry.repository == "Helsinki-NLP/opus-mt-uk-ru"
+    assert entry.files == registry.get("opus-mt-en-ru").files
+    assert entry.name not in registry.names()
+    for name in ("opus-mt-", "opus-mt-en-../ru", "opus-mt-e-ru"):
+        with pytest.raises(ConfigError, match="unknown translator"):
+            registry.get(name, "translator")

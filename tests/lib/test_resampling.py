@@ -1,4 +1,4 @@
-"""Square resizing equals Pillow's bilinear filter to the bit, whatever the batch."""
+"""Resizing equals Pillow's filters to the bit, whatever the batch."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from rudalle_lib.resampling import resize_square
+from rudalle_lib.resampling import Filter, resize, resize_square
 
 SIDES = st.integers(1, 80)
 
 
-def by_pillow(image: torch.Tensor, side: int) -> torch.Tensor:
+def by_pillow(image: torch.Tensor, side: int, kind: Filter = "bilinear") -> torch.Tensor:
     pixels = Image.fromarray(image.permute(1, 2, 0).numpy())
-    resized = pixels.resize((side, side), Image.Resampling.BILINEAR)
+    resized = pixels.resize((side, side), Image.Resampling[kind.upper()])
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
@@ -25,12 +25,14 @@ def noise(seed: int, count: int, side: int) -> torch.Tensor:
     return torch.from_numpy(pixels)
 
 
+@pytest.mark.parametrize("kind", ["bilinear", "bicubic"])
 @settings(deadline=None, max_examples=60)
 @given(SIDES, SIDES, st.integers(0, 2**32))
-def test_equals_pillow(side: int, wanted: int, seed: int) -> None:
+def test_equals_pillow(kind: Filter, side: int, wanted: int, seed: int) -> None:
     images = noise(seed, 2, side)
-    expected = torch.stack([by_pillow(image, wanted) for image in images])
-    assert resize_square(images, wanted).equal(expected)
+    expected = torch.stack([by_pillow(image, wanted, kind) for image in images])
+    assert resize(images, wanted, wanted, kind).equal(expected)
+    assert kind == "bicubic" or resize_square(images, wanted).equal(expected)
 
 
 @pytest.mark.parametrize(("side", "wanted"), [(256, 224), (512, 224), (200, 336), (1000, 16)])

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Thread
 from types import MappingProxyType
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 
 from rudalle_lib import registry
