@@ -1,4 +1,4 @@
-"""Make tests/data/parity/dalle_{v2,v3}.bin and *_outputs.pt with rudalle 1.1.3.
+"""Make tests/data/parity/dalle_{v2,v3}.bin, *_outputs.pt, *_forced.pt with rudalle 1.1.3.
 
 Run in an environment of the reference's own, from the root of the repository:
 
@@ -8,7 +8,8 @@ Run in an environment of the reference's own, from the root of the repository:
 
 The checkpoints are random and shrunken, in the layout of the published files (a pickled state
 dict, mask buffers included). The outputs are what the original makes of them: logits, the training
-loss, and a picture with its ppl from the original's own sampling loop, given our noise.
+loss, and pictures with their ppl from the original's own sampling loop, given our noise: drawn
+freely, and from an image prompt.
 """
 
 import sys
@@ -70,12 +71,19 @@ def build(version: str) -> Any:
     return model
 
 
-def draw(model: Any, text: Tensor, seed: int) -> tuple[Tensor, float]:
+def draw(
+    model: Any, text: Tensor, seed: int, forced: dict[int, int] | None = None
+) -> tuple[Tensor, float]:
     """The original's sampling loop: image tokens [H * W] and its ppl.
 
     Its filter is the one place where noise can be handed in: all but the winner are dropped there.
+    `forced` are the tokens of an image prompt, by number; they do not pass the filter.
     """
-    drawn, steps = [], count()
+    prompt, image_prompts = torch.zeros(1, model.image_seq_length, dtype=torch.int64), None
+    if forced is not None:
+        prompt[0, list(forced)] = torch.tensor(list(forced.values()))
+        image_prompts = SimpleNamespace(image_prompts_idx=set(forced), image_prompts=prompt)
+    drawn, steps = [], (step for step in count() if step not in (forced or {}))
 
     def filter_and_choose(logits: Tensor, top_k: int, top_p: float) -> Tensor:
         kept = peer_stand_ins.top_k_top_p_filtering(logits, top_k, top_p)
@@ -95,6 +103,7 @@ def draw(model: Any, text: Tensor, seed: int) -> tuple[Tensor, float]:
         SimpleNamespace(decode=keep),
         **SAMPLING,
         images_num=1,
+        image_prompts=image_prompts,
     )
     return drawn[0][0], ppl[0]
 
@@ -121,6 +130,23 @@ def outputs(model: Any) -> dict[str, Any]:
     }
 
 
+@torch.no_grad()
+def forced_outputs(model: Any) -> dict[str, Tensor]:
+    """Pictures that begin from an image prompt: three rows above, two columns on the left."""
+    width = ARCHITECTURE["image_width"]
+    cells = range(model.image_seq_length)
+    border = [cell for cell in cells if cell // width < 3 or cell % width < 2]
+    given = torch.full((len(TEXTS), len(cells)), -1)
+    torch.manual_seed(4)
+    given[:, border] = torch.randint(0, ARCHITECTURE["image_vocab_size"], (len(TEXTS), len(border)))
+    drawn = [
+        draw(model, row, seed, {cell: int(given[seed, cell]) for cell in border})
+        for seed, row in enumerate(torch.tensor(TEXTS))
+    ]
+    ppl = torch.tensor([ppl for _, ppl in drawn])
+    return {"given": given, "tokens": torch.stack([image for image, _ in drawn]), "ppl": ppl}
+
+
 def main() -> None:
     """Write the checkpoint and the outputs of both versions."""
     torch.set_num_threads(1)
@@ -129,6 +155,7 @@ def main() -> None:
         model = build(version)
         torch.save(model.state_dict(), FOLDER / f"dalle_{version}.bin")
         torch.save(outputs(model), FOLDER / f"dalle_{version}_outputs.pt")
+        torch.save(forced_outputs(model), FOLDER / f"dalle_{version}_forced.pt")
 
 
 if __name__ == "__main__":

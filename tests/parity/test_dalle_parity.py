@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rudalle_lib.models.dalle import STORED_MASKS, Dalle, DalleConfig
-from rudalle_lib.sampling import SamplingSettings, generate_tokens
+from rudalle_lib.sampling import DRAW, SamplingSettings, generate_tokens
 
 FOLDER = Path(__file__).parents[1] / "data" / "parity"
 
@@ -75,3 +75,18 @@ def test_same_noise_gives_the_picture_and_ppl_of_the_original_loop(
     assert torch.equal(drawn.tokens, golden["drawn_tokens"])
     if model.config.version == "v3":  # for v2 the original pairs predictions with the wrong tokens
         torch.testing.assert_close(drawn.ppl, golden["drawn_ppl"], rtol=1e-4, atol=0)
+
+
+def test_an_image_prompt_gives_the_picture_and_ppl_of_the_original_loop(
+    case: tuple[Dalle, dict[str, Any]],
+) -> None:
+    model, golden = case
+    forced = torch.load(FOLDER / f"dalle_{model.config.version}_forced.pt", weights_only=True)
+    text = golden["tokens"][:, : model.config.text_length]
+    images = torch.arange(len(text))
+    settings, given = SamplingSettings(**golden["sampling"]), forced["given"]
+    drawn = generate_tokens(model, text, images, images, settings, 8, given=given)
+    assert torch.equal(drawn.tokens, forced["tokens"])
+    assert torch.equal(drawn.tokens.where(given == DRAW, given), drawn.tokens)
+    if model.config.version == "v3":  # as above
+        torch.testing.assert_close(drawn.ppl, forced["ppl"], rtol=1e-4, atol=0)
