@@ -6,16 +6,16 @@ interrupted. Heavy packages are imported by the command that needs them, so that
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rudalle_lib.errors import ConfigError, RudalleError, ShardError
+from flows import models_cli
+from flows.exits import clear_exit
+from rudalle_lib.errors import ConfigError
 
 if TYPE_CHECKING:
     from rudalle_lib.config import RunConfig
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 PACKAGED = Path(__file__).resolve().parent.parent / "configs"
 """Configurations that can be called by name."""
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -33,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Turn a table of prompts into an image dataset with ruDALL-E.",
 )
+app.add_typer(models_cli.app, name="models")
 
 Config = Annotated[
     str, typer.Argument(help="A YAML file or URL, or the name of a packaged one such as demo.")
@@ -86,15 +85,6 @@ def status(url: Annotated[str, typer.Argument(help="The output of a run.")]) -> 
         from flows.tables import print_status
 
         print_status(url)
-
-
-@app.command()
-def models() -> None:
-    """List the models that a configuration can name."""
-    with clear_exit():
-        from flows.tables import print_models
-
-        print_models()
 
 
 def load(
@@ -164,26 +154,6 @@ def summary(settings: RunConfig, manifest: RunManifest, seconds: float) -> str:
     page = f", to look at: {storage.public_path(layout.GALLERY_PAGE)}"
     shown = page if settings.publish.gallery else ""
     return f"{figures}\nThe pictures are in {pictures}{shown}"
-
-
-@contextmanager
-def clear_exit() -> Iterator[None]:
-    """Turn errors into an exit code and a sentence; what is not ours to foresee keeps its trace."""
-    try:
-        yield
-    except ShardError as error:
-        fail(str(error), FAILED)
-    except RudalleError as error:
-        fail(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        fail("Interrupted. What is finished is safe; the same command goes on.", INTERRUPTED)
-
-
-def fail(message: str, code: int) -> None:
-    """Say what is wrong on stderr and leave."""
-    sys.stdout.flush()
-    typer.echo(f"rudalle-flows: {message}", err=True)
-    raise typer.Exit(code)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def print_difference(config: RunConfig) -> None:
         ("images to draw", f"{_images(config, storage, plan, difference):,}"),
         ("output", storage.public_path()),
     ]
-    _print_pairs(config.name, rows)
+    print_pairs(config.name, rows)
     Console(highlight=False).print("Nothing has been written.", style="bright_black")
 
 
@@ -45,7 +45,7 @@ def print_status(url: str) -> None:
     """How far the run in an output is."""
     status = read_status(Storage(url))
     sums = status.totals
-    _print_pairs(status.run.name if status.run else Storage(url).public_path(), [
+    print_pairs(status.run.name if status.run else Storage(url).public_path(), [
         ("shards", f"{sums.shards:,} of {status.planned:,} finished"),
         ("prompts", f"{sums.prompts:,} in finished shards"),
         ("images", f"{sums.images:,} drawn, {sums.kept:,} published"),
@@ -68,7 +68,8 @@ def print_models() -> None:
     Console(highlight=False).print(table)
 
 
-def _print_pairs(title: str, rows: Sequence[tuple[str, str]]) -> None:
+def print_pairs(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """A title, and facts under it: what, and its value."""
     console = Console(highlight=False)
     table = Table(box=None, pad_edge=False, show_header=False, show_edge=False)
     table.add_column(style="bright_black", no_wrap=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rudalle_lib.checkpoints import StateDict, check_match, load_state_dict
+from rudalle_lib.conversion import safe_file
 from rudalle_lib.errors import WeightsError
 from rudalle_lib.tokenizer import WORD_MARK
 
@@ -229,7 +230,7 @@ def _load_model(folder: Path) -> "MarianMTModel":
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise WeightsError(f"cannot read {folder / 'config.json'}: {error}") from error
     expected = model.state_dict()
-    state = _completed(load_state_dict(weights), expected)
+    state = _completed(load_state_dict(safe_file(weights)), expected)
     check_match(expected, state, weights)
     model.load_state_dict(state)
     # OPUS-MT asks for beams, and for an EOS forced on texts that run on, which must be seen here.
