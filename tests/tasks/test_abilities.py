@@ -21,7 +21,7 @@ from tests.tiny_stack import GRID, SIDE, write_tiny_stack
 
 set_up_prefect(os.environ)  # before anything imports prefect
 
-PLAIN, GUIDED, WIDE, DRAWN_ON, GONE, TOO_SMALL, OTHER = "abcdefg"
+PLAIN, GUIDED, WIDE, DRAWN_ON, GONE, TOO_SMALL, OTHER, LONG = "abcdefgh"
 
 
 class Made(NamedTuple):
@@ -47,6 +47,7 @@ def write_prompts(folder: Path) -> Path:
         {"prompt_id": GONE, "image_prompt": str(folder / "bad.png"), **up},
         {"prompt_id": TOO_SMALL, "height": SIDE // 2},
         {"prompt_id": OTHER, "image_prompt": picture, "image_prompt_borders": "left=99"},
+        {"prompt_id": LONG, "prompt": "круг " * 20, "images": 1},
     ]
     lines = [json.dumps({"prompt": f"красный круг {row['prompt_id']}", **row}) for row in rows]
     (folder / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -109,7 +110,8 @@ def made(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_each_row_is_drawn_as_it_asks_or_rejected(made: Made) -> None:
     drawn = [*(f"{row}-00{i}" for row in (PLAIN, GUIDED) for i in (0, 1)), f"{WIDE}-000"]
-    assert list(made.tokens) == [*drawn, f"{DRAWN_ON}-000", f"{DRAWN_ON}-001"]
+    assert list(made.tokens) == [*drawn, f"{DRAWN_ON}-000", f"{DRAWN_ON}-001", f"{LONG}-000"]
+    assert [i for i, row in made.tokens.items() if row.truncated] == [f"{LONG}-000"]
     assert set(made.published) == set(made.tokens)
     reasons = {prompt_id: row["reason"] for prompt_id, row in made.rejects.items()}
     bad = "bad_image_prompt"
@@ -155,12 +157,13 @@ def test_probabilities_stand_beside_the_scores(made: Made) -> None:
 def test_company_changes_no_picture_and_no_negatives_no_probability(
     made: Made, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    generate = {"images": 2, "batch_size": 1}
+    generate = {"images": 2, "batch_size": 1, "allow_truncation": False}
     changes = {"output": str(tmp_path), "generate": generate, "score": {}}
     again = make(RunConfig.model_validate({**settings, **changes}))
     assert {i: row.tokens for i, row in again.tokens.items()} == {
-        i: row.tokens for i, row in made.tokens.items()
+        i: row.tokens for i, row in made.tokens.items() if row.prompt_id != LONG
     }
+    assert again.rejects[LONG]["reason"] == "too_long"
     assert {row.probability for row in again.scores.values()} == {None}
 
 
