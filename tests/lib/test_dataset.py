@@ -1,0 +1,64 @@
+"""The output of a real run read back as pandas tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rudalle_lib.dataset import read_pictures, read_rejects
+from rudalle_lib.errors import StorageError
+from rudalle_lib.manifest import write_shard_manifest
+from rudalle_lib.records import ShardManifest, reject
+from rudalle_lib.shards import write_files, write_rejects
+from rudalle_lib.storage import Storage
+from tests.lib.test_shards import images
+
+
+def finish_shard(storage: Storage, index: int, *ids: tuple[str, int]) -> None:
+    written = write_files(storage, index, iter(images(*ids)), "png")
+    rejects = write_rejects(
+        storage,
+        index,
+        [reject("below_threshold", "0.1 < 0.2", stage="score", prompt_id="c", image_id="c-000")],
+    )
+    write_shard_manifest(
+        storage,
+        ShardManifest(
+            index=index,
+            fingerprint="f",
+            config_digest="d",
+            prompts=2,
+            images=len(ids) + 1,
+            kept=len(ids),
+            rejected={"below_threshold": 1},
+            image_bytes=1,
+            metadata=written.metadata,
+            rejects=rejects,
+            stages={},
+            finished="2026-01-01T00:00:00+00:00",
+        ),
+    )
+
+
+def test_pictures_of_all_finished_shards(storage: Storage) -> None:
+    finish_shard(storage, 0, ("a", 0), ("a", 5))
+    finish_shard(storage, 1, ("b", 1))
+    write_files(storage, 2, iter(images(("d", 0))), "png")  # no manifest: not finished
+    frame = read_pictures(storage.url())
+    assert list(frame.index) == ["a-000", "a-005", "b-001"]
+    assert frame.loc["a-005", "text_ru"] == "красный круг"
+    assert frame["seed"].tolist() == [2**62] * 3
+    assert list(read_pictures(storage.url(), ["score"]).columns) == ["score"]
+
+
+def test_rejects_with_their_reasons(storage: Storage) -> None:
+    assert read_rejects(storage.url()).empty
+    finish_shard(storage, 0, ("a", 0))
+    (row,) = read_rejects(storage.url()).to_dict("records")
+    assert (row["image_id"], row["reason"]) == ("c-000", "below_threshold")
+
+
+def test_no_finished_shard_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="found no finished shard"):
+        read_pictures(str(tmp_path))
