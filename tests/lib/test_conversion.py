@@ -179,4 +179,5 @@ def test_loading_takes_little_more_memory_than_the_network(tmp_path: Path, dtype
         command = [sys.executable, "-c", MEASURE, str(tmp_path / "model.bin"), dtype]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         ratio = float(done.stdout)
+        print(f"\n{dtype}, {use} use: peak {ratio:.2f} times the weights")
         assert ratio < 1.2, f"{use} use: {ratio:.2f} times the weights"
