@@ -34,12 +34,14 @@ NAMES = [
 ]  # fmt: skip
 
 VERIFY = """
-import resource, sys
+import sys
+from pathlib import Path
 from rudalle_lib.config import WeightsConfig
 from rudalle_lib.verification import verify
 
 seen = verify(sys.argv[1], WeightsConfig(folder=sys.argv[2], offline=True))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+# Not getrusage's peak: that begins with the one of the parent, which made the weights.
+peak = int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1e6
 print(f"{seen.made}; {seen.seconds:.1f} s, peak {peak:.2f} GB")
 """
 
