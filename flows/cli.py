@@ -116,17 +116,22 @@ def find_config(name: str) -> str:
 
 
 def run_flow(settings: RunConfig) -> RunManifest:
-    """Run the flow with a view of its progress."""
+    """Run the flow with a view of its progress.
+
+    Where all is finished, no server is embedded to find that out; one that is there sees every run.
+    """
     from rich.console import Console
 
     from flows.embedded import set_up_prefect
+    from rudalle_lib.difference import finished_run
     from rudalle_lib.preflight import check_run
 
     console = Console(stderr=True, highlight=False)
     with console.status("Looking at models, prompts and output"):
-        check_run(settings)
-        set_up_prefect()
-    with console.status("Starting Prefect"):
+        weights = check_run(settings)
+        finished = finished_run(settings, weights) if set_up_prefect() else None
+        if finished is not None:
+            return finished
         from flows.generate_dataset import generate_dataset
         from flows.progress import make_view
         from tasks.progress import listener

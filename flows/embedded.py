@@ -22,12 +22,14 @@ DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     # Logs go to the server; the terminal belongs to the progress and to errors of ours.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_CLI_COLORS": "false",
 }
 
 
-def set_up_prefect(environment: MutableMapping[str, str] = os.environ) -> None:
+def set_up_prefect(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Set what is not set; must be called before `prefect` is imported.
+
+    Returns:
+        Whether the server is an embedded one.
 
     Raises:
         ConfigError: the server that `PREFECT_API_URL` names does not answer.
@@ -37,6 +39,7 @@ def set_up_prefect(environment: MutableMapping[str, str] = os.environ) -> None:
     url = environment.get("PREFECT_API_URL")
     if url:
         _check_server(url)
+    return not url
 
 
 def _check_server(url: str) -> None:

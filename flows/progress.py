@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from rudalle_lib.planning import Plan
@@ -74,12 +74,13 @@ class Bars:
 
     def __init__(self, console: Console, stages: Sequence[str]) -> None:
         self._console = console
+        self._waiting = console.status("Starting Prefect")
         self._progress = Progress(
             TextColumn("{task.description}", justify="left", style="bold"),
             BarColumn(bar_width=44, complete_style="red", finished_style="white"),
             TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[note]}", style="bright_black"),
-            TimeElapsedColumn(),
             console=console,
         )
         self._rows: dict[str, TaskID] = {
@@ -91,8 +92,8 @@ class Bars:
         self._images = self._kept = 0
 
     def __enter__(self) -> Self:
-        """Draw the bars."""
-        self._progress.start()
+        """Say that the run starts; the bars come with the plan."""
+        self._waiting.start()
         return self
 
     def __exit__(
@@ -102,6 +103,7 @@ class Bars:
         trace: TracebackType | None,
     ) -> None:
         """Leave the bars as they are."""
+        self._waiting.stop()
         self._progress.stop()
 
     def __call__(self, event: Event) -> None:
@@ -121,17 +123,20 @@ class Bars:
             self._draw()
 
     def _plan(self, event: Planned) -> None:
+        self._waiting.stop()
         for line in plan_lines(event.plan, event.todo):
             self._console.print(Text(line))
         for row in self._rows.values():
-            self._progress.update(row, total=event.todo, visible=event.todo > 0)
+            self._progress.update(row, total=event.todo)
+        if event.todo:
+            self._progress.start()
 
     def _draw(self) -> None:
         for stage, row in self._rows.items():
             done = self._parts.of(stage)
             if done:
                 self._progress.start_task(row)
-            note = f"{self._kept:,} of {self._images:,} images kept" if stage == STAGES[-1] else ""
+            note = f"{self._kept:,} of {self._images:,} images kept" if stage == "publish" else ""
             self._progress.update(row, completed=done, note=note)
 
 
@@ -178,13 +183,14 @@ class Lines:
 
 def plan_lines(plan: Plan, todo: int) -> list[str]:
     """What the plan says: prompts, rejected rows, shards."""
-    prompts = f"{plan.prompts:,} prompts in {len(plan.shards):,} shards"
+    prompts = f"{counted(plan.prompts, 'prompt')} in {counted(len(plan.shards), 'shard')}"
     new = f"{plan.new_prompts:,} new" if plan.new_prompts else "none new"
-    lines = [f"{prompts}, {new}; {todo:,} shards to do"]
+    lines = [f"{prompts}, {new}; {counted(todo, 'shard') if todo else 'nothing'} to do"]
     if plan.rejected:
-        lines.append(f"{sum(plan.rejected.values()):,} rows rejected: {reasons(plan.rejected)}")
+        rows = counted(sum(plan.rejected.values()), "row")
+        lines.append(f"{rows} of the table rejected: {reasons(plan.rejected)}")
     if plan.removed:
-        lines.append(f"{plan.removed:,} planned prompts are not in the table any more; they stay")
+        lines.append(f"planned, and kept, but not in the table now: {plan.removed:,}")
     return lines
 
 
@@ -193,8 +199,8 @@ def finished_line(manifest: ShardManifest) -> str:
     seconds = sum(artifact.seconds for artifact in manifest.stages.values())
     aside = sum(manifest.rejected.values())
     return (
-        f"shard {manifest.index:05d}: {manifest.kept:,} of {manifest.images:,} images kept, "
-        f"{aside:,} rows set aside, {seconds:,.1f} s"
+        f"shard {manifest.index:05d}: {manifest.kept:,} of {counted(manifest.images, 'image')} "
+        f"kept, {counted(aside, 'row')} set aside, {seconds:,.1f} s"
     )
 
 
@@ -207,3 +213,8 @@ def reasons(counts: Mapping[str, int]) -> str:
     """Counts by reason, the commonest first."""
     items = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     return ", ".join(f"{count:,} {reason}" for reason, count in items)
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 shard', '2,000 shards'."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -6,8 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rudalle_lib.config import RunConfig
-from rudalle_lib.records import ShardManifest, ShardSpec
+from rudalle_lib.manifest import read_run_manifest, read_shard_manifests
+from rudalle_lib.planning import plan_run
+from rudalle_lib.records import RunManifest, ShardManifest, ShardSpec
+from rudalle_lib.report import current_report
 from rudalle_lib.stages import fingerprints
+from rudalle_lib.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,20 @@ def compare(
         else:
             changed.append((shard, _differing(manifest, expected, config)))
     return Difference(tuple(unchanged), tuple(new), tuple(changed))
+
+
+def finished_run(config: RunConfig, weights: Mapping[str, str]) -> RunManifest | None:
+    """The manifest of the run, if every prompt of the table is in a finished shard and reported.
+
+    Writes nothing. The table is read only where the output looks finished.
+    """
+    storage = Storage(config.output)
+    run = read_run_manifest(storage)
+    if run is None or run.config_digest != config.digest():
+        return None
+    plan = plan_run(config, storage, write=False)
+    todo = compare(config, weights, plan.shards, read_shard_manifests(storage)).todo
+    return None if todo else current_report(storage, config, len(plan.shards))
 
 
 def _differing(

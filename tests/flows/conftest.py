@@ -1,0 +1,53 @@
+"""A tiny stack of models and one real Prefect server for all tests of the flow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.embedded import set_up_prefect
+from tests.tiny_run import TABLE
+from tests.tiny_stack import write_tiny_stack
+
+set_up_prefect(os.environ)  # before anything imports prefect
+
+
+@pytest.fixture(scope="session")
+def tiny_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of tiny random models."""
+    return write_tiny_stack(tmp_path_factory.mktemp("weights"))
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """An embedded Prefect server with a database of its own."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=240):
+        yield
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prompt table of these tests."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.csv"
+    path.write_text(TABLE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_stack: Path, table: Path) -> dict[str, object]:
+    """Settings of a small run, without its output."""
+    return {
+        "name": "tiny",
+        "seed": 3,
+        "prompts": {"uri": str(table), "shard_size": 2},
+        "weights": {"folder": str(tiny_stack), "offline": True},
+        "runtime": {"devices": "cpu", "threads": 1},
+        "generate": {"images": 4, "batch_size": 8},
+        "score": {"keep_best": 2},
+        "publish": {"contact_sheet": 4},
+    }

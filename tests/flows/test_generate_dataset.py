@@ -1,0 +1,201 @@
+"""The whole flow on tiny models and a real Prefect server: complete, repeatable, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from rudalle_lib.errors import ShardError
+from rudalle_lib.records import RunManifest
+from tests.tiny_run import configure, contents, snapshot
+from tests.tiny_stack import SIDE
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+NETWORKS = ("translate", "generate", "decode", "score")
+
+
+def run(settings: dict[str, object], output: Path, **changes: object) -> RunManifest:
+    from flows.generate_dataset import generate_dataset
+
+    return generate_dataset(configure(settings, output, **changes))
+
+
+@pytest.fixture(scope="module")
+def output(
+    prefect_server: None, settings: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished run that tests only look at."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    run(settings, folder)
+    return folder
+
+
+def read(folder: Path) -> pa.Table:
+    return pa.concat_tables(pq.read_table(path) for path in sorted(folder.glob("*.parquet")))
+
+
+def metadata(output: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read(output / "data" / "metadata").to_pylist()
+    return rows
+
+
+def rejects(output: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = read(output / "rejects").to_pylist()
+    return rows
+
+
+def opened(path: Path) -> Image.Image:
+    return Image.open(io.BytesIO(path.read_bytes()))
+
+
+def test_every_row_and_every_image_is_published_or_has_a_reason(output: Path) -> None:
+    reasons = sorted(row["reason"] for row in rejects(output))
+    dropped = ["not_in_best_k"] * (1 + 2 + 2 + 2)
+    bad = ["bad_override", "duplicate", "empty_prompt"]
+    assert reasons == sorted([*bad, "translation_failed", *dropped])
+    assert len(metadata(output)) == 4 * 2
+    ids = [row["image_id"] for row in metadata(output) + rejects(output) if row["image_id"]]
+    assert len(ids) == len(set(ids)) == 3 + 4 + 4 + 4
+
+
+def test_the_best_of_each_prompt_are_published(output: Path) -> None:
+    for row in metadata(output):
+        assert row["rank"] in (1, 2)
+    assert {row["rank"] for row in metadata(output)} == {1, 2}
+
+
+def test_published_files_are_what_their_rows_say(output: Path) -> None:
+    for row in metadata(output):
+        content = (output / row["path"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == row["sha256"]
+        assert opened(output / row["path"]).size == (row["width"], row["height"])
+        assert row["width"] == 2 * SIDE
+    on_disk = {path.relative_to(output).as_posix() for path in (output / "data").rglob("*.png")}
+    assert on_disk == {row["path"] for row in metadata(output)}
+
+
+def test_columns_of_the_table_pass_through_and_overrides_are_recorded(output: Path) -> None:
+    by_text = {row["text"]: row for row in metadata(output)}
+    assert by_text["чёрный квадрат на белом фоне"]["theme"] == "malevich"
+    assert by_text["синий крест на бежевом фоне"]["top_p"] == 0.5
+    assert {row["lang"] for row in by_text.values()} == {"ru"}
+
+
+def test_the_report_tells_the_totals(output: Path) -> None:
+    run_json = json.loads((output / "run.json").read_text())
+    totals = run_json["totals"]
+    assert (totals["prompts"], totals["images"], totals["kept"], totals["shards"]) == (5, 15, 8, 3)
+    assert totals["rejected"]["duplicate"] == 1
+    assert set(totals["seconds"]) == {*NETWORKS, "upscale", "publish"}
+    assert "8 images drawn from 5 prompts" in (output / "README.md").read_text()
+    assert opened(output / "contact_sheet.png").format == "PNG"
+    page = (output / "gallery" / "index.html").read_text()
+    assert all(f"../{row['path']}" in page for row in metadata(output))
+
+
+def test_two_runs_give_the_same_bytes(
+    output: Path, settings: dict[str, object], tmp_path: Path
+) -> None:
+    run(settings, tmp_path / "again")
+    parts = ("data", "rejects", "plan")
+    assert contents(tmp_path / "again", *parts) == contents(output, *parts)
+    assert (tmp_path / "again" / "contact_sheet.png").read_bytes() == (
+        output / "contact_sheet.png"
+    ).read_bytes()
+
+
+def test_another_shard_and_batch_size_gives_the_same_tokens_and_pictures(
+    output: Path, settings: dict[str, object], tmp_path: Path
+) -> None:
+    prompts = {**settings["prompts"], "shard_size": 64}  # type: ignore[dict-item]
+    run(settings, tmp_path / "one", prompts=prompts, generate={"batch_size": 3})
+    first, second = (
+        {row["image_id"]: row["tokens"] for row in read(folder / "stages" / "generate").to_pylist()}
+        for folder in (output, tmp_path / "one")
+    )
+    assert first == second
+    drawn = [
+        {row["image_id"]: row["sha256"] for row in metadata(folder)}
+        for folder in (output, tmp_path / "one")
+    ]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_second_run_writes_nothing(settings: dict[str, object], tmp_path: Path) -> None:
+    first = run(settings, tmp_path / "out")
+    before = snapshot(tmp_path / "out")
+    assert run(settings, tmp_path / "out") == first
+    after = snapshot(tmp_path / "out")
+    changed = {path for path in after if before.get(path) != after[path]}
+    assert {path for path in changed if not path.startswith("rejects/plan-")} == set()
+
+
+def test_another_threshold_runs_no_network_again(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(settings, out)
+    before = snapshot(out / "stages")
+    manifest = run(settings, out, score={"keep_best": 1})
+    assert snapshot(out / "stages") == before
+    assert manifest.totals.kept == 4 and len(metadata(out)) == 4
+    on_disk = {path.relative_to(out).as_posix() for path in (out / "data").rglob("*.png")}
+    assert on_disk == {row["path"] for row in metadata(out)}
+
+    run(settings, out, score={"keep_best": 3})
+    after = snapshot(out / "stages")
+    assert {path for path in after if after[path] != before[path]} <= {
+        path for path in after if path.startswith("upscale/")
+    }
+    assert len(metadata(out)) == 12
+
+
+def test_a_grown_table_makes_only_what_is_new(
+    settings: dict[str, object], table: Path, tmp_path: Path
+) -> None:
+    out, grown = tmp_path / "out", tmp_path / "grown.csv"
+    run(settings, out)
+    before = contents(out, "data", "plan")
+    grown.write_text(table.read_text() + "белый круг на чёрном фоне,,,,new\n", encoding="utf-8")
+    prompts = {**settings["prompts"], "uri": str(grown)}  # type: ignore[dict-item]
+    manifest = run(settings, out, prompts=prompts)
+    assert manifest.totals.prompts == 6
+    after = contents(out, "data", "plan")
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 2 + 2  # a plan, a metadata file, two images
+
+
+def test_a_failed_shard_is_reported_and_the_others_finish(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    blocked = out / "stages" / "decode" / "00001.parquet"
+    (blocked / "in the way").mkdir(parents=True)
+    with pytest.raises(ShardError, match=r"1 of 3 shards failed.*\nshard 00001, decode: "):
+        run(settings, out)
+    assert sorted(path.name for path in (out / "shards").iterdir()) == ["00000.json", "00002.json"]
+    assert json.loads((out / "run.json").read_text())["totals"]["shards"] == 2
+
+    (blocked / "in the way").rmdir()
+    blocked.rmdir()
+    assert run(settings, out).totals.shards == 3
+
+
+def test_without_an_upscaler_images_are_published_as_drawn(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(settings, out, upscale={"model": None}, publish={"image_format": "webp"})
+    rows = metadata(out)
+    assert {row["width"] for row in rows} == {SIDE}
+    assert {row["upscaler"] for row in rows} == {None}
+    assert all(opened(out / row["path"]).format == "WEBP" for row in rows)
