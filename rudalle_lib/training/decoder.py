@@ -34,6 +34,8 @@ from rudalle_lib.training.vqgan import load_vqgan, to_float
 TEXT_LENGTH, PIECES, CODES, GRID = 24, 384, 512, 16
 BATCH, RATE, WARMUP = 16, 1.2e-3, 150
 CANONICAL_SHARE = 0.7
+CAPTIONS = 20_000
+"""Captions that the tokenizer is trained on."""
 CHECK_EVERY = 1000
 """Steps between looks at held-out samples; they are not used to choose anything."""
 
@@ -68,7 +70,7 @@ def train_caption_tokenizer(work: Path, seed: int) -> Path:
     path = work / "bpe.model"
     if not path.exists():
         rng = random.Random(seed)
-        lines = [caption_of(scene_of(seed, index)[0], rng) for index in range(20_000)]
+        lines = [caption_of(scene_of(seed, index)[0], rng) for index in range(CAPTIONS)]
         text = work / "captions.txt"
         text.write_text("\n".join(lines) + "\n", encoding="utf-8")
         train_tokenizer(text, path, PIECES)
