@@ -42,7 +42,7 @@ from rudalle_lib.records import (
     from_table,
     schema,
 )
-from rudalle_lib.stages import models
+from rudalle_lib.stages import IMAGE_ENCODER, models
 from rudalle_lib.storage import Storage
 
 Row = TypeVar("Row", ScoreRecord, PictureRecord)
@@ -85,11 +85,13 @@ def write_report(
     """
     manifests = read_shard_manifests(storage)
     entries = models(config)
+    names = {stage: entry.name for stage, entry in entries.items()}
+    names[IMAGE_ENCODER] = str(config.generate.image_encoder)
     run = RunManifest(
         name=config.name,
         config=config.public_dict(),
         config_digest=config.digest(),
-        weights={entries[stage].name: digest for stage, digest in weights.items()},
+        weights={names[stage]: digest for stage, digest in weights.items()},
         versions=package_versions(),
         shards_planned=shards_planned,
         totals=totals(manifests, count_plan_rejects(storage)),
@@ -97,10 +99,10 @@ def write_report(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     published = read_published(storage, manifests)
-    names = [entry.name for entry in entries.values()]
-    sheet = write_contact_sheet(storage, config, run, published.records, names)
+    used = [entry.name for entry in entries.values()]
+    sheet = write_contact_sheet(storage, config, run, published.records, used)
     if config.publish.gallery:
-        write_gallery(storage, run, manifests, published, names)
+        write_gallery(storage, run, manifests, published, used)
     cards = [
         CardModel(stage, entry.name, entry.licence, weights.get(stage, ""))
         for stage, entry in entries.items()

@@ -1,0 +1,188 @@
+"""The command line: exit codes, one clear sentence for bad input, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from flows.cli import PACKAGED, app, find_config
+from rudalle_lib.config import RunConfig
+from rudalle_lib.errors import ConfigError
+from tests.tiny_run import snapshot
+
+ROOT = PACKAGED.parent
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def config(settings: dict[str, object], tmp_path: Path) -> Path:
+    """A configuration file whose output is `tmp_path/out`."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**settings, "output": str(tmp_path / "out")}))
+    return path
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, flows.cli; print(*sorted(set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    heavy = {"torch", "prefect", "pyarrow", "pandas", "transformers", "pydantic"}
+    assert heavy & set(done.stdout.split()) == set()
+
+
+def test_every_packaged_configuration_is_valid_and_found_by_name() -> None:
+    names = sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+    assert {"demo", "malevich"} <= set(names)
+    for name in names:
+        assert RunConfig.load(find_config(name)).name
+
+
+def test_an_unknown_configuration_lists_the_packaged_ones() -> None:
+    with pytest.raises(ConfigError, match=r"no configuration 'dmo'.*demo.*malevich"):
+        find_config("dmo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--set", "generate.imges=4"], "generate.imges"),
+        (["--set", "generate.images=many"], "generate.images"),
+        (["--set", "nonsense"], "expected key=value"),
+        (["--set", "generate.model=demo-dale"], "demo-dalle"),
+        (["--set", "score.model=demo-dalle"], "'demo-dalle' is a decoder, expected a scorer"),
+        (["--prompts", "missing.parquet"], "missing.parquet"),
+        (["--set", "prompts.columns.prompt=caption"], "caption"),
+        (["--set", "runtime.devices=cuda:77"], "cuda:77"),
+        (["--set", "weights.folder=/nowhere", "--set", "upscale.model=realesrgan-x4"], "realesrg"),
+        (["--output", "in_the_way/out"], "in_the_way"),
+        (["--output", "nonsense://out"], "nonsense"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(
+    arguments: list[str],
+    sentence: str,
+    config: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in_the_way").write_text("a file")
+    done = call("run", config, *arguments)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("rudalle-flows: ") and len(done.stderr.splitlines()) == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists() or not snapshot(tmp_path / "out")
+
+
+def test_a_table_without_prompts_is_named_with_its_columns(config: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("caption,theme\nx,y\n")
+    done = call("run", config, "--prompts", table)
+    assert done.exit_code == 2
+    assert "prompt" in done.stderr and "caption" in done.stderr
+
+
+def test_plan_says_what_would_be_done_and_writes_nothing(config: Path, tmp_path: Path) -> None:
+    done = call("plan", config)
+    assert done.exit_code == 0
+    for part in ("5, 5 of them new", "3 new, 0 changed", "1 duplicate", "19", "Nothing has been"):
+        assert part in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_status_of_a_folder_without_a_run_says_so(tmp_path: Path) -> None:
+    done = call("status", tmp_path)
+    assert done.exit_code == 2
+    assert "There is no run in" in done.stderr
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_run_plan_status_and_run_again(config: Path, tmp_path: Path) -> None:
+    done = call("run", config)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(
+        f"The pictures are in {tmp_path}/out/data/images"
+    )
+    assert "shard 00001: " in done.stderr
+
+    shown = call("status", tmp_path / "out").stdout
+    assert "3 of 3 finished" in shown and "15 drawn, 8 published" in shown
+
+    changed = call("plan", config, "--set", "score.keep_best=1").stdout
+    assert "0 new, 3 changed, 0 unchanged" in changed
+    assert "publish in 3" in changed and "upscale in" not in changed
+
+    before = snapshot(tmp_path / "out")
+    again = call("run", config)
+    assert again.exit_code == 0
+    assert "8 of 15 images published" in again.stdout
+    after = snapshot(tmp_path / "out")
+    assert {path for path in after if after[path] != before.get(path)} <= {
+        path for path in after if path.startswith("rejects/plan-")
+    }
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_failed_shard_is_exit_code_1(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "out" / "stages" / "score" / "00002.parquet" / "x").mkdir(parents=True)
+    done = call("run", config)
+    assert done.exit_code == 1
+    assert "1 of 3 shards failed; run again to make just those." in done.stderr
+    assert "shard 00002, score: " in done.stderr
+    assert "2 of 3 finished" in call("status", tmp_path / "out").stdout
+
+
+def test_a_run_of_its_own_embeds_prefect_and_keeps_the_terminal_clean(
+    config: Path, tmp_path: Path
+) -> None:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")
+    }
+    environment["PREFECT_HOME"] = str(tmp_path / "prefect")
+    command = [sys.executable, "-m", "flows.cli", "run", str(config)]
+    first = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.splitlines() == [
+        "5 prompts in 3 shards, 5 new; 3 shards to do",
+        "3 rows of the table rejected: 1 bad_override, 1 duplicate, 1 empty_prompt",
+        *[line for line in first.stderr.splitlines() if line.startswith("shard 0")],
+    ]
+    assert len(first.stdout.splitlines()) == 2
+
+    (tmp_path / "prefect").rename(tmp_path / "gone")  # Prefect's database is no truth
+    second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (second.returncode, second.stderr) == (0, "")
+    assert "8 of 15 images published" in second.stdout
+    assert not (tmp_path / "prefect").exists()  # nothing to do: no server was started
+
+
+def test_a_server_that_does_not_answer_is_named(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    done = call("run", config)
+    assert done.exit_code == 2
+    assert "http://127.0.0.1:9/api does not answer" in done.stderr
+
+
+def test_the_published_configuration_is_kept_without_secrets(config: Path) -> None:
+    done = call("run", config, "--output", "s3://key:secret@bucket/run")
+    assert done.exit_code == 2
+    assert "secret" not in done.stderr.replace("AWS_SECRET_ACCESS_KEY", "")
+
+
+def test_models_are_listed() -> None:
+    done = call("models", "list")
+    assert done.exit_code == 0
+    assert "malevich-v3" in done.stdout and "demo-dalle" in done.stdout
