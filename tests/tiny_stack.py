@@ -35,10 +35,6 @@ def write_tiny_stack(folder: Path, seed: int = 0) -> Path:
     """Write all five models below `folder`; the same seed gives the same weights."""
     torch.manual_seed(seed)
     dalle = DalleConfig(2, 32, 2, PIECES + TEXT_LENGTH, TEXT_LENGTH, CODES, GRID, GRID)
-    vqgan = VqGanConfig(
-        resolution=SIDE, ch=8, ch_mult=(1, 1, 1, 2), num_res_blocks=1, attention_resolutions=(4,),
-        z_channels=8, embed_dim=8, n_embed=CODES, norm_groups=4,
-    )  # fmt: skip
     ruclip = RuClipConfig(
         embed_dim=16, image_resolution=32, vision_layers=1, vision_width=16, vision_patch_size=16,
         vision_heads=2, context_length=40, vocab_size=PIECES, transformer_width=16,
@@ -46,12 +42,25 @@ def write_tiny_stack(folder: Path, seed: int = 0) -> Path:
     )  # fmt: skip
     rrdbnet = RrdbNetConfig(scale=2, num_features=8, num_blocks=1, growth=4)
     _write(folder / "demo-dalle", Dalle(dalle), dalle)
-    _write(folder / "demo-vqgan", VqGan(vqgan), vqgan)
+    write_tiny_vqgan(folder)
     _write(folder / "demo-ruclip", RuClip(ruclip), ruclip)
     _write(folder / "demo-realesrgan-x2", RrdbNet(rrdbnet), rrdbnet)
     for name in ("demo-dalle", "demo-ruclip"):
         (folder / name / "bpe.model").write_text(letters_as_bpe(), encoding="utf-8")
     _write_marian(folder / "demo-marian")
+    return folder
+
+
+def write_tiny_vqgan(folder: Path, codes: int = CODES, damaged: bool = False) -> Path:
+    """Write the VQ-GAN below `folder`; a damaged one decodes to pixels that are no numbers."""
+    config = VqGanConfig(
+        resolution=SIDE, ch=8, ch_mult=(1, 1, 1, 2), num_res_blocks=1, attention_resolutions=(4,),
+        z_channels=8, embed_dim=8, n_embed=codes, norm_groups=4,
+    )  # fmt: skip
+    network = VqGan(config)
+    if damaged:
+        torch.nn.init.constant_(network.post_quant_conv.weight, float("nan"))
+    _write(folder / "demo-vqgan", network, config)
     return folder
 
 
