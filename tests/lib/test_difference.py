@@ -1,0 +1,52 @@
+"""What a run would do: finished, new and changed shards, and the stages of the changed ones."""
+
+from __future__ import annotations
+
+from rudalle_lib.config import RunConfig
+from rudalle_lib.difference import compare
+from rudalle_lib.records import DataFile, ShardManifest, ShardSpec, StageArtifact
+from rudalle_lib.stages import STAGES, fingerprints
+
+WEIGHTS = {stage: stage for stage in STAGES[:-1]}
+SHARDS = [ShardSpec(index, f"plan/{index:05d}.parquet", 2, f"f{index}") for index in range(3)]
+OLD = RunConfig()
+
+
+def finished(shard: ShardSpec, config: RunConfig = OLD) -> ShardManifest:
+    """The manifest that a run of `config` would have left."""
+    of = fingerprints(config, WEIGHTS, shard)
+    made = {stage: StageArtifact(stage, of[stage], 1, 0.0) for stage in STAGES}
+    if config.upscale.model is None:
+        del made["upscale"]
+    file = DataFile("data/metadata/x.parquet", 1, "")
+    return ShardManifest(
+        shard.index, of["publish"], config.digest(), 2, 8, 2, {}, 1, file, None, made, ""
+    )
+
+
+def test_what_is_finished_with_equal_fingerprints_is_not_done_again() -> None:
+    difference = compare(OLD, WEIGHTS, SHARDS, [finished(SHARDS[0]), finished(SHARDS[2])])
+    assert difference.unchanged == (SHARDS[0], SHARDS[2])
+    assert difference.new == (SHARDS[1],)
+    assert difference.todo == [SHARDS[1]]
+
+
+def test_a_changed_threshold_needs_publishing_only() -> None:
+    config = RunConfig.model_validate({"score": {"min_score": 0.3}})
+    difference = compare(config, WEIGHTS, SHARDS, [finished(shard) for shard in SHARDS[:2]])
+    assert difference.changed == ((SHARDS[0], ("publish",)), (SHARDS[1], ("publish",)))
+    assert difference.todo == SHARDS
+
+
+def test_a_changed_decoder_needs_all_but_the_translation() -> None:
+    config = RunConfig.model_validate({"generate": {"temperature": 0.9}})
+    ((_, stages),) = compare(config, WEIGHTS, SHARDS[:1], [finished(SHARDS[0])]).changed
+    assert stages == STAGES[1:]
+
+
+def test_an_upscaler_that_is_added_or_taken_away_is_seen() -> None:
+    without = RunConfig.model_validate({"upscale": {"model": None}})
+    ((_, stages),) = compare(without, WEIGHTS, SHARDS[:1], [finished(SHARDS[0])]).changed
+    assert stages == ("publish",)
+    ((_, stages),) = compare(OLD, WEIGHTS, SHARDS[:1], [finished(SHARDS[0], without)]).changed
+    assert stages == ("upscale", "publish")
