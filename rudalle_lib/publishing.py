@@ -158,7 +158,6 @@ def _record(shard: Shard, row: TokensRecord, models: Mapping[str, str]) -> Image
         prompt_id=row.prompt_id,
         replica=row.replica,
         shard=shard.index,
-        path="",  # path, bytes and sha256 are filled in by whoever writes the file
         text=translation.text,
         text_ru=translation.text_ru or "",
         lang=translation.lang,
@@ -170,8 +169,6 @@ def _record(shard: Shard, row: TokensRecord, models: Mapping[str, str]) -> Image
         ppl=row.ppl,
         width=picture.width,
         height=picture.height,
-        bytes=0,
-        sha256="",
         temperature=row.temperature,
         top_k=row.top_k,
         top_p=row.top_p,

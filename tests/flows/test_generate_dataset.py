@@ -15,6 +15,7 @@ from PIL import Image
 
 from rudalle_lib.errors import ShardError
 from rudalle_lib.records import RunManifest
+from rudalle_lib.storage import Storage
 from tests.tiny_run import configure, contents, snapshot
 from tests.tiny_stack import SIDE
 
@@ -199,3 +200,18 @@ def test_without_an_upscaler_images_are_published_as_drawn(
     assert {row["width"] for row in rows} == {SIDE}
     assert {row["upscaler"] for row in rows} == {None}
     assert all(opened(out / row["path"]).format == "WEBP" for row in rows)
+
+
+def test_a_run_on_s3_gives_the_same_pictures_as_one_on_disk(
+    output: Path, settings: dict[str, object], s3_url: str
+) -> None:
+    from flows.generate_dataset import generate_dataset
+
+    config = configure(settings, output).model_copy(update={"output": s3_url})
+    manifest = generate_dataset(config)
+    storage = Storage(s3_url)
+    on_s3 = {path: storage.read_bytes(path) for path in storage.list("data")}
+    assert on_s3 == contents(output, "data")
+    assert manifest.totals.kept == 8
+    assert storage.exists("gallery/index.html") and storage.exists("contact_sheet.png")
+    assert generate_dataset(config) == manifest
