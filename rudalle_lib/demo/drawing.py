@@ -62,8 +62,17 @@ def figure_mask(
         pen.ellipse((0, 0, width * fine - 1, height * fine - 1), fill=255)
     else:
         for outline in outlines(shape, width, height, angle):
-            pen.polygon([(x * fine - 0.5, y * fine - 0.5) for x, y in outline], fill=255)
+            _fill(pen, [(x * fine, y * fine) for x, y in outline])
     return np.asarray(mask.reduce(OVERSAMPLING), np.float32) / np.float32(255)
+
+
+def _fill(pen: ImageDraw.ImageDraw, outline: list[tuple[float, float]]) -> None:
+    """Fill a polygon; upright rectangles exactly, where Pillow's polygons reach a pixel too far."""
+    (x0, y0), (x1, y1) = outline[0], outline[2]
+    if outline[1::2] == [(x1, y0), (x0, y1)]:
+        pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=255)
+    else:
+        pen.polygon([(x - 0.5, y - 0.5) for x, y in outline], fill=255)
 
 
 def outlines(

@@ -146,10 +146,11 @@ def train(
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = VqGan(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for block in (model.encoder.mid.attn_1,):  # codes stay a matter of the neighbourhood
-        nn.init.zeros_(block.proj_out.weight)
-        nn.init.zeros_(block.proj_out.bias)
-        block.requires_grad_(False)
+    middle = model.encoder.mid
+    for last in (middle.block_1.conv2, middle.attn_1.proj_out, middle.block_2.conv2):
+        nn.init.zeros_(last.weight)  # an idle middle: a code is a matter of its neighbourhood
+        nn.init.zeros_(last.bias)
+    middle.requires_grad_(False)
     book = EmaCodebook(CONFIG.n_embed, CONFIG.embed_dim)
     learnt = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=CROP_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
