@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             [*folder("demo-realesrgan-x2"), "--vqgan", vq]
         ),
         "demo-ruclip": lambda: ruclip.main(
-            [*folder("demo-ruclip"), "--vqgan", vq, "--decoder", dalle]
+            [*folder("demo-ruclip"), "--vqgan", vq, "--decoder", dalle, "--compile"]
         ),
         "demo-marian": lambda: translation.main(folder("demo-marian")),
         "quality": lambda: quality.main(["--out", str(options.out.parent / "quality.json")]),

@@ -2,7 +2,8 @@
 
 Half of the inputs are clean renders, half went through the VQ-GAN, whose soft edges are what the
 network meets in a run (the idea of training on realistic degradations is Real-ESRGAN's: Wang et
-al., arXiv 2107.10833). The loss is L1: figures on plain grounds need no adversary.
+al., arXiv 2107.10833). Training starts from a network that passes colours through, so plain grounds
+are right from the first step; the loss is L1 and mean square: such figures need no adversary.
 
     python -m rudalle_lib.training.super_resolution --work runs/upscaler \\
         --vqgan rudalle_lib/demo/weights/demo-vqgan \\
@@ -25,10 +26,12 @@ from rudalle_lib.demo.scenes import place, random_scene
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
-from rudalle_lib.training.vqgan import load_vqgan, round_trip, to_float
+from rudalle_lib.training.vqgan import load_vqgan, psnr, round_trip, to_float
 
 CONFIG = RrdbNetConfig(scale=2, num_features=32, num_blocks=4, growth=16)
-BATCH, CROP, RATE = 12, 64, 1e-3
+BATCH, CROP, RATE = 12, 64, 5e-4
+POOL = 768
+"""Pictures that went through the VQ-GAN, drawn and encoded once."""
 
 
 def pairs(rng: random.Random, count: int, held_out: bool = False) -> tuple[Tensor, Tensor]:
@@ -42,12 +45,17 @@ def pairs(rng: random.Random, count: int, held_out: bool = False) -> tuple[Tenso
     return (to_float(np.stack(small)) + 1) / 2, (to_float(np.stack(large)) + 1) / 2
 
 
-def make_batch(rng: random.Random, vqgan: VqGan) -> tuple[Tensor, Tensor]:
-    """A crop of each picture, half of them through the VQ-GAN."""
-    small, large = pairs(rng, BATCH)
-    half = BATCH // 2
-    soft = (round_trip(vqgan, small[:half] * 2 - 1) + 1) / 2
-    small = torch.cat((soft.float(), small[half:]))
+def soft_pairs(vqgan: VqGan, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The same with the small pictures after a round trip through the VQ-GAN."""
+    small, large = pairs(random.Random(f"{seed}/soft"), count)
+    return (round_trip(vqgan, small * 2 - 1).float() + 1) / 2, large
+
+
+def make_batch(rng: random.Random, soft: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """A crop of each picture, half of them from the soft ones."""
+    picked = torch.tensor(rng.sample(range(len(soft[0])), BATCH // 2))
+    clean = pairs(rng, BATCH - len(picked))
+    small, large = (torch.cat((s[picked], c)) for s, c in zip(soft, clean, strict=True))
     inputs, targets = [], []
     for low, high in zip(small, large, strict=True):
         x, y = (rng.randrange(0, low.shape[1] - CROP + 1, 2) for _ in range(2))
@@ -57,10 +65,24 @@ def make_batch(rng: random.Random, vqgan: VqGan) -> tuple[Tensor, Tensor]:
     return torch.stack(inputs).to(memory_format=layout), torch.stack(targets)
 
 
+@torch.no_grad()
+def start_from_colours(model: RrdbNet) -> None:
+    """Let the network repeat each 2 x 2 block's mean colour at first, and learn the rest."""
+    model.conv_body.weight.mul_(0.1)
+    for conv in (model.conv_first, model.conv_up1, model.conv_up2, model.conv_hr):
+        through = nn.init.dirac_(torch.empty_like(conv.weight))
+        conv.weight.mul_(0.1).add_(through)
+    model.conv_last.weight.mul_(0.1)
+    for colour in range(3):  # pixel_unshuffle gives four neighbouring channels to each colour
+        model.conv_last.weight[colour, 4 * colour : 4 * colour + 4, 1, 1] += 1 / 4
+
+
 def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, float]:
     """Train or resume; returns the averaged network and the minutes it took."""
     torch.manual_seed(seed)
     model = RrdbNet(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    start_from_colours(model)
+    soft = soft_pairs(vqgan, POOL, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99))
     average = WeightAverage(model, 0.99)
     run, first = TrainingRun(work), 0
@@ -70,17 +92,19 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, flo
         average.values, first = state["average"], state["step"]
     for step in range(first, steps):
         set_learning_rate(optimizer, RATE * cosine(step, steps, 30))
-        inputs, targets = make_batch(random.Random(f"{seed}/{step}"), vqgan)
+        inputs, targets = make_batch(random.Random(f"{seed}/{step}"), soft)
         with torch.autocast("cpu", torch.bfloat16):
             output = model(inputs)
-        loss = F.l1_loss(output.float(), targets)
+        output = output.float()
+        loss = F.l1_loss(output, targets) + 2 * F.mse_loss(output, targets)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         average.update(model, step)
         if step % 50 == 0:
-            run.log(step=step, l1=loss.item())
+            quality = psnr(output.detach() * 2 - 1, targets * 2 - 1).mean().item()
+            run.log(step=step, loss=loss.item(), psnr=quality)
         run.save(step + 1, force=step + 1 == steps, model=model.state_dict(),
                  optimizer=optimizer.state_dict(), average=average.values)  # fmt: skip
     model.load_state_dict(average.state_dict(model))
@@ -93,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
-    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     model, minutes = train(options.work, load_vqgan(options.vqgan), options.steps, options.seed)
