@@ -22,6 +22,11 @@ def clear_exit() -> Iterator[None]:
         fail(str(error), FAILED)
     except RudalleError as error:
         fail(str(error), BAD_INPUT)
+    except MemoryError:
+        fail(
+            "There is not enough memory. What is finished is safe; the same command goes on.",
+            FAILED,
+        )
     except KeyboardInterrupt:
         fail("Interrupted. What is finished is safe; the same command goes on.", INTERRUPTED)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
+from itertools import takewhile
 from queue import SimpleQueue
 from typing import Any
 
@@ -22,6 +23,7 @@ from rudalle_lib.difference import compare
 from rudalle_lib.errors import ShardError
 from rudalle_lib.manifest import read_shard_manifests
 from rudalle_lib.preflight import check_run
+from rudalle_lib.recent_work import RecentWork
 from rudalle_lib.records import RunManifest, ShardSpec
 from rudalle_lib.report import current_report
 from rudalle_lib.stages import fingerprints, models
@@ -48,7 +50,8 @@ def generate_dataset(config: RunConfig) -> RunManifest:
     Raises:
         ConfigError, PromptError, WeightsError, StorageError: something that the run needs is wrong;
             nothing has been written.
-        ShardError: some shards failed; the others are finished, the next run makes just those.
+        ShardError: some shards failed; the others are finished, the next run makes just those. Or
+            so much failed of late that the run stopped.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     weights = check_run(config)
@@ -58,20 +61,28 @@ def generate_dataset(config: RunConfig) -> RunManifest:
     tell(Planned(planned, len(todo)))
 
     failed: dict[int, str] = {}
+    recent = RecentWork(config.runtime.max_failed_share)
+    worthwhile = takewhile(lambda _: not recent.hopeless, todo)
     submit = partial(submit_shard, config, weights)
-    for shard, futures in run_bounded(todo, config.runtime.shards_in_flight, submit):
+    settled = 0
+    for shard, futures in run_bounded(worthwhile, config.runtime.shards_in_flight, submit):
+        settled += 1
         error = first_error(futures)
         if error is None:
-            tell(ShardFinished(futures["publish"].result()))
+            manifest = futures["publish"].result()
+            recent.shard_finished(manifest)
+            tell(ShardFinished(manifest))
         else:
             failed[shard.index] = error
+            recent.shard_failed()
             tell(ShardFailed(shard.index, error))
 
     shards = len(planned.shards)
     run = current_report(Storage(config.output), config, shards)
     run = run or report(config, weights, shards, started)
-    if failed:
-        raise ShardError(describe(failed, len(todo)))
+    stopped = [recent.verdict(len(todo) - settled)] if settled < len(todo) else []
+    if stopped or failed:
+        raise ShardError("\n".join([*stopped, *describe(failed, settled)]))
     return run
 
 
@@ -128,9 +139,9 @@ def first_error(futures: Futures) -> str | None:
     return None
 
 
-def describe(failed: Mapping[int, str], tried: int) -> str:
-    """One sentence a failed shard, and what to do."""
+def describe(failed: Mapping[int, str], tried: int) -> list[str]:
+    """What to do about failed shards, and one sentence for each; nothing where none failed."""
+    if not failed:
+        return []
     lines = [f"shard {index:05d}, {error}" for index, error in sorted(failed.items())]
-    return "\n".join(
-        [f"{len(failed)} of {tried} shards failed; run again to make just those.", *lines]
-    )
+    return [f"{len(failed)} of {tried} shards failed; run again to make just those.", *lines]

@@ -116,6 +116,13 @@ class RuntimeConfig(Section):
         default=None, description="CPU threads of the networks; null leaves PyTorch's choice."
     )
     shards_in_flight: Positive = Field(default=2, description="Shards that are worked on at once.")
+    max_failed_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Stop the run when more than this share of the work of its last shards failed; "
+        "1 never stops.",
+    )
 
     @property
     def device(self) -> str:

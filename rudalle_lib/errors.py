@@ -29,8 +29,16 @@ class StorageError(RudalleError):
     """An object store or folder that refused to be read or written."""
 
 
+class TransientError(StorageError):
+    """A storage error that may pass by itself: no answer, a broken connection, "slow down"."""
+
+
 class ShardError(RudalleError):
     """A shard, or one of its stage artifacts, that is missing or not what it should be."""
+
+
+class OutOfMemoryError(RudalleError):
+    """Work that does not fit into the memory of the device or machine, however small its parts."""
 
 
 class ImageError(RudalleError):

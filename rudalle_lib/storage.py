@@ -6,6 +6,7 @@ never listed) and renaming, elsewhere by a single put or a completed multipart u
 A path without a scheme is a local path. S3 (`s3://bucket/prefix`, through s3fs) takes its endpoint
 and credentials from the standard environment variables: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
 AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION; without them, from wherever botocore looks.
+Other options come from where fsspec looks for them, such as FSSPEC_S3='{"config_kwargs": ...}'.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ __all__ = ["Storage", "open_input", "public_url", "read_text"]
 TEMPORARY_FOLDER = ".tmp"
 
 S3_PROTOCOLS = ("s3", "s3a")
+
+#: How often botocore tries a request, after pauses that grow, differ and end at 20 s. Its standard
+#: mode also gives up early where nearly every request of the process fails.
+RETRIES = {"mode": "standard", "total_max_attempts": 5}
 
 #: Bytes that are read ahead of a remote table.
 READ_AHEAD = 8 * 2**20
@@ -247,6 +252,9 @@ def _options_from_environment(protocol: str) -> dict[str, Any]:
         return {}
     environment = os.environ
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
+    own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
+    asked = "AWS_MAX_ATTEMPTS" in environment or "AWS_RETRY_MODE" in environment
+    retries = {} if asked else {"retries": RETRIES}
     return {
         "endpoint_url": environment.get("AWS_ENDPOINT_URL_S3")
         or environment.get("AWS_ENDPOINT_URL"),
@@ -254,7 +262,7 @@ def _options_from_environment(protocol: str) -> dict[str, Any]:
         "secret": environment.get("AWS_SECRET_ACCESS_KEY"),
         "token": environment.get("AWS_SESSION_TOKEN"),
         "client_kwargs": {"region_name": region} if region else {},
-        "config_kwargs": {"connect_timeout": 10, "read_timeout": 60},
+        "config_kwargs": {"connect_timeout": 10, "read_timeout": 60, **retries, **own},
         "use_listings_cache": False,  # other workers write to the same folder
     }
 

@@ -1,4 +1,7 @@
-"""From whatever a file system or object store raises to one clear sentence without secrets."""
+"""From whatever a file system or object store raises to one clear sentence without secrets.
+
+Also the one place that tells faults which may pass by themselves from those which will not.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ import contextlib
 import errno
 import os
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from rudalle_lib.errors import RudalleError, StorageError
+from rudalle_lib.errors import RudalleError, StorageError, TransientError
 
 #: Environment variables whose values must never be shown.
 SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
@@ -23,6 +27,49 @@ WRONG_CREDENTIALS = {
     "AuthorizationHeaderMalformed",
 }
 EXPIRED_CREDENTIALS = {"ExpiredToken", "RequestTimeTooSkewed", "TokenRefreshRequired"}
+
+#: S3 error codes of a bad moment. Sources: "Error responses" of the Amazon S3 API reference, and
+#: botocore's standard retry mode.
+TRANSIENT_CODES = {
+    "SlowDown",
+    "ServiceUnavailable",
+    "InternalError",
+    "OperationAborted",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "RequestLimitExceeded",
+    "BandwidthLimitExceeded",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+    # The upload was cut or changed on its way.
+    "IncompleteBody",
+    "BadDigest",
+    "XAmzContentSHA256Mismatch",
+}
+TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
+
+#: By name, because the packages that raise them are optional: botocore, aiohttp, http.client.
+TRANSIENT_KINDS = {
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "HTTPClientError",  # with ReadTimeoutError and ConnectionClosedError below it
+    "ResponseParserError",
+    "IncompleteReadError",
+    "ResponseStreamingError",
+    "ClientConnectionError",
+    "ClientPayloadError",
+    "IncompleteRead",
+}
+TRANSIENT_ERRNO = {
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.ESTALE,
+    errno.ENETUNREACH,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+}
 
 
 def public_url(url: str) -> str:
@@ -44,13 +91,29 @@ def clear_errors(action: str, url: str) -> Iterator[None]:
     except (RudalleError, MemoryError):
         raise
     except Exception as error:
-        raise StorageError(f"Cannot {action} {public_url(url)}: {_reason(error, url)}.") from None
+        kind = TransientError if is_transient(error) else StorageError
+        raise kind(f"Cannot {action} {public_url(url)}: {_reason(error, url)}.") from None
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may well succeed in a while, with nothing changed by anyone."""
+    response = _response(error)
+    if response is not None:
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return _s3_code(error) in TRANSIENT_CODES or status in TRANSIENT_STATUS
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    if any(kind.__name__ in TRANSIENT_KINDS for kind in type(error).__mro__):
+        return True
+    if getattr(error, "status", None) in TRANSIENT_STATUS:  # aiohttp, for http:// and https://
+        return True
+    return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO
 
 
 def _reason(error: Exception, url: str) -> str:
     code = _s3_code(error)
     s3 = url.startswith(("s3://", "s3a://"))
-    if s3 and (code is not None or _is_botocore(error)):
+    if s3 and (code is not None or _is_botocore(error) or is_transient(error)):
         return _s3_reason(error, code, url)
     if s3 and "nvalid endpoint" in str(error):
         return "AWS_ENDPOINT_URL is not a URL; expected for example http://127.0.0.1:8333"
@@ -64,6 +127,8 @@ def _reason(error: Exception, url: str) -> str:
         return "permission denied; check the owner and mode of the folder"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "the disk is full; free some space and run again"
+    if isinstance(error, OSError) and error.errno == errno.EFBIG:
+        return "the file is larger than the disk or a limit of this process (ulimit -f) allows"
     if isinstance(error, OSError) and error.errno == errno.EROFS:
         return "the file system is read-only"
     if isinstance(error, ImportError):
@@ -75,11 +140,16 @@ def _reason(error: Exception, url: str) -> str:
 
 
 def _s3_code(error: BaseException) -> str | None:
-    """The S3 error code of a botocore error, also behind the exception that s3fs made of it."""
+    response = _response(error)
+    return None if response is None else str(response.get("Error", {}).get("Code"))
+
+
+def _response(error: BaseException) -> dict[str, Any] | None:
+    """The answer behind a botocore error, also behind the exception that s3fs made of it."""
     for candidate in (error, error.__cause__):
         response = getattr(candidate, "response", None)
         if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code"))
+            return response
     return None
 
 
@@ -114,6 +184,8 @@ def _s3_reason(error: Exception, code: str | None, url: str) -> str:
         return f"{server} does not answer; check AWS_ENDPOINT_URL and the network"
     if code in ("SlowDown", "ServiceUnavailable", "503"):
         return f"{server} asks to slow down; try again later"
+    if code is None and is_transient(error):
+        return f"{server} breaks connections off; check the network, or try again later"
     return f"{server} answered: {_own_words(error)}"
 
 

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import torch
 from torch import Tensor
 
+from rudalle_lib.batches import alike
 from rudalle_lib.checkpoints import StateDict, check_match, load_state_dict
 from rudalle_lib.conversion import safe_file
 from rudalle_lib.errors import WeightsError
+from rudalle_lib.memory import in_fitting_batches
 from rudalle_lib.tokenizer import WORD_MARK
 
 if TYPE_CHECKING:
@@ -114,9 +116,13 @@ class Translator:
             done[text] = text if spoken == "ru" else None
         pieces = {text: self._pieces(text) for text, known in done.items() if known is None}
         waiting = sorted((text for text in pieces if pieces[text]), key=lambda t: len(pieces[t]))
-        for start in range(0, len(waiting), batch_size):
-            batch = waiting[start : start + batch_size]
-            done.update(zip(batch, self._translate_batch(batch, pieces), strict=True))
+
+        def work(batch: Sequence[int]) -> list[str | None]:
+            return list(self._translate_batch([waiting[index] for index in batch], pieces))
+
+        batches = alike([None] * len(waiting), batch_size)
+        for batch, answers in in_fitting_batches(batches, work, "translating a single text"):
+            done.update(zip([waiting[index] for index in batch], answers, strict=True))
         return [done[text] for text in texts]
 
     def _pieces(self, text: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from prefect import task
@@ -11,6 +12,7 @@ from rudalle_lib.batches import alike
 from rudalle_lib.config import DecodeConfig
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.images import encode_image, to_uint8
+from rudalle_lib.memory import in_fitting_batches
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.records import (
     PictureRecord,
@@ -49,8 +51,9 @@ def decode(
     records: dict[int, PictureRecord] = {}
     with device_slot(job.runtime, job.shard.index) as slot:
         model = vqgan(section.model, job.weights, slot.device).model
-        for batch in alike([(row.rows, row.columns) for row in rows], section.batch_size):
-            pictures = _decode_batch(model, [rows[index] for index in batch], slot.device)
+        batches = alike([(row.rows, row.columns) for row in rows], section.batch_size)
+        work = partial(_decode_batch, model, rows, slot.device)
+        for batch, pictures in in_fitting_batches(batches, work, "decoding a single picture"):
             records |= zip(batch, pictures, strict=True)
             report(len(records), len(rows))
     table = to_table([records[index] for index in range(len(rows))], PictureRecord)
@@ -58,8 +61,9 @@ def decode(
 
 
 def _decode_batch(
-    model: VqGan, rows: Sequence[TokensRecord], device: torch.device
+    model: VqGan, every: Sequence[TokensRecord], device: torch.device, batch: Sequence[int]
 ) -> list[PictureRecord]:
+    rows = [every[index] for index in batch]
     tokens = torch.tensor([row.tokens for row in rows], device=device)  # [B, h * w]
     _check_codes(tokens, model.config.n_embed)
     floats = model.decode(tokens.view(-1, rows[0].rows, rows[0].columns))  # [B, 3, H, W]

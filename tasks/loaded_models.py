@@ -18,6 +18,7 @@ import torch
 from rudalle_lib import weights as loading
 from rudalle_lib.config import RuntimeConfig, WeightsConfig
 from rudalle_lib.devices import resolve_devices, resolve_dtype, set_threads
+from rudalle_lib.memory import clear_out_of_memory
 from rudalle_lib.translation import Translator
 from rudalle_lib.weights import LoadedDecoder, LoadedScorer, LoadedUpscaler, LoadedVqGan
 
@@ -48,6 +49,7 @@ def device_slot(
 
     Raises:
         SettingsError: a device that this machine does not have.
+        OutOfMemoryError: memory ran out while the slot was held.
     """
     devices = resolve_devices(runtime.devices)
     turn = shard_index % len(devices)
@@ -57,7 +59,8 @@ def device_slot(
             locks.enter_context(_device_lock(str(device)))
         set_threads(runtime.threads)
         started = time.perf_counter()
-        yield slot
+        with clear_out_of_memory("the network of this stage beside what it works on"):
+            yield slot
         slot.seconds = time.perf_counter() - started
 
 

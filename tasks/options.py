@@ -7,19 +7,22 @@ from typing import Any
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.tasks import exponential_backoff
 
-from rudalle_lib.errors import StorageError
+from rudalle_lib.errors import TransientError
+
+RETRY_DELAYS = (2, 8, 20, 40)
+"""Seconds between tries of a task, before jitter: an outage of about a minute is outlasted. Every
+request has been tried several times by then (`storage.RETRIES`)."""
 
 
 def may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether another try may help: storage and network have bad moments, the rest has bugs."""
-    return isinstance(state.data, StorageError | ConnectionError | TimeoutError)
+    """Whether another try may help: what failed is storage in a bad moment, and nothing else."""
+    return isinstance(state.data, TransientError)
 
 
 OPTIONS: dict[str, Any] = {
-    "retries": 3,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=1),
+    "retries": len(RETRY_DELAYS),
+    "retry_delay_seconds": list(RETRY_DELAYS),
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": may_pass,
     # Object storage is the only truth: a result that Prefect remembers could be stale.

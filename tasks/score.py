@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from prefect import task
@@ -10,6 +11,7 @@ from prefect import task
 from rudalle_lib.batches import alike
 from rudalle_lib.config import ScoreConfig
 from rudalle_lib.images import decode_image
+from rudalle_lib.memory import in_fitting_batches
 from rudalle_lib.negatives import probabilities
 from rudalle_lib.records import (
     PictureRecord,
@@ -74,13 +76,20 @@ def _scores(
     others = model.text_features(section.negative_texts) if section.negative_texts else None
     scale = float(model.model.logit_scale.exp())
     scored: dict[int, tuple[float, float | None]] = {}
-    for batch in alike([(row.width, row.height) for row in rows], section.batch_size):
-        pictures = torch.stack([decode_image(rows[index].picture or b"") for index in batch])
-        drawn = model.image_features(pictures)  # [B, E]
-        cosines = (drawn * features[batch]).sum(dim=1)
+    batches = alike([(row.width, row.height) for row in rows], section.batch_size)
+    work = partial(_image_features, model, rows)
+    for batch, drawn in in_fitting_batches(batches, work, "scoring a single picture"):
+        cosines = (drawn * features[list(batch)]).sum(dim=1)
         chances: Sequence[float | None] = [None] * len(batch)
         if others is not None:
-            chances = probabilities(drawn, features[batch], others, scale).tolist()
+            chances = probabilities(drawn, features[list(batch)], others, scale).tolist()
         scored |= zip(batch, zip(cosines.tolist(), chances, strict=True), strict=True)
         report(len(scored), len(rows))
     return [scored[index] for index in range(len(rows))]
+
+
+def _image_features(
+    model: Scorer, rows: Sequence[PictureRecord], batch: Sequence[int]
+) -> torch.Tensor:
+    pictures = torch.stack([decode_image(rows[index].picture or b"") for index in batch])
+    return model.image_features(pictures)  # [B, E]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from prefect import task
@@ -10,6 +11,7 @@ from prefect import task
 from rudalle_lib.batches import alike
 from rudalle_lib.config import ScoreConfig, UpscaleConfig
 from rudalle_lib.images import decode_image, encode_image
+from rudalle_lib.memory import in_fitting_batches
 from rudalle_lib.models.rrdbnet import RrdbNet
 from rudalle_lib.records import (
     PictureRecord,
@@ -69,16 +71,24 @@ def _enlarge(
     model: RrdbNet, rows: Sequence[PictureRecord], section: UpscaleConfig, shard_index: int
 ) -> list[PictureRecord]:
     report = reporter(STAGE, shard_index)
-    device = model.conv_first.weight.device
+    batches = alike([(row.width, row.height) for row in rows], section.batch_size)
+    work = partial(_enlarge_batch, model, rows, section)
     enlarged: list[PictureRecord] = []
-    for indices in alike([(row.width, row.height) for row in rows], section.batch_size):
-        batch = [rows[index] for index in indices]
-        pictures = torch.stack([decode_image(row.picture or b"") for row in batch])
-        large = enlarge(model, pictures.to(device), section.batch_size, section.tile).cpu()
-        height, width = large.shape[2:]
-        enlarged += [
-            PictureRecord(row.image_id, row.prompt_id, width, height, encode_image(picture))
-            for row, picture in zip(batch, large, strict=True)
-        ]
+    for _, pictures in in_fitting_batches(batches, work, "enlarging a single picture"):
+        enlarged += pictures
         report(len(enlarged), len(rows))
     return enlarged
+
+
+def _enlarge_batch(
+    model: RrdbNet, rows: Sequence[PictureRecord], section: UpscaleConfig, batch: Sequence[int]
+) -> list[PictureRecord]:
+    chosen = [rows[index] for index in batch]
+    pictures = torch.stack([decode_image(row.picture or b"") for row in chosen])
+    device = model.conv_first.weight.device
+    large = enlarge(model, pictures.to(device), section.batch_size, section.tile).cpu()
+    height, width = large.shape[2:]
+    return [
+        PictureRecord(row.image_id, row.prompt_id, width, height, encode_image(picture))
+        for row, picture in zip(chosen, large, strict=True)
+    ]

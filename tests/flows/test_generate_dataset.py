@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,24 @@ def test_a_failed_shard_is_reported_and_the_others_finish(
     (blocked / "in the way").rmdir()
     blocked.rmdir()
     assert run(settings, out).totals.shards == 3
+
+
+def test_a_run_in_which_everything_fails_stops_early(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    table, out = tmp_path / "many.csv", tmp_path / "out"
+    table.write_text("prompt\n" + "".join(f"{n} кругов\n" for n in range(12)), encoding="utf-8")
+    for shard in range(2, 12):
+        (out / "stages" / "translate" / f"{shard:05d}.parquet" / "in the way").mkdir(parents=True)
+    prompts = {"uri": str(table), "shard_size": 1}
+    with pytest.raises(ShardError) as raised:
+        run(settings, out, prompts=prompts, generate={"images": 1})
+    first, second, *failed = str(raised.value).splitlines()
+    assert re.match(r"Stopped early, \d shards not tried: \d\d% of the work of the last", first)
+    assert "runtime.max_failed_share allows 50%" in first
+    assert second.startswith(f"{len(failed)} of ") and 3 <= len(failed) < 10
+    assert sorted(path.name for path in (out / "shards").iterdir()) == ["00000.json", "00001.json"]
+    assert json.loads((out / "run.json").read_text())["totals"]["shards"] == 2
 
 
 def test_without_an_upscaler_images_are_published_as_drawn(
