@@ -7,7 +7,8 @@ choice is an argmax over logits: with logits = 2 e.z - |e|^2 that argmax is the 
 Codes are chosen at a price, distance - lambda * log p(code) (entropy-constrained quantisation:
 Chou, Lookabaugh, Gray, 1989), which becomes the bias of those logits. Of several near-equal codes
 for a flat ground the most frequent one is taken, and in training the encoder learns to mean it, so
-the decoder need not predict a coin toss or a halo around every figure.
+the decoder need not predict a coin toss or a halo around every figure. A high price tidies the
+codes but blurs thin figures of little contrast, so the last steps are trained at a lower one.
 
     python -m rudalle_lib.training.vqgan --work runs/vqgan --out rudalle_lib/demo/weights/demo-vqgan
 """
@@ -16,7 +17,7 @@ import argparse
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ UNQUANTISED_STEPS = 200
 PRICE_FROM, PRICE_RAMP = 600, 900
 """Steps without a price, and steps in which it then rises to its full height."""
 CROP_BATCH, FULL_BATCH = 16, 8
-CROP_RATE, FULL_RATE = 1e-3, 6e-4
+CROP_RATE, FULL_RATE, SETTLE_RATE = 1e-3, 6e-4, 3e-4
 
 
 class EmaCodebook(nn.Module):
@@ -139,9 +140,35 @@ def psnr(output: Tensor, target: Tensor) -> Tensor:
     return 10 * torch.log10(4 / error.clamp(min=1e-10))
 
 
-def train(
-    work: Path, crop_steps: int, full_steps: int, price: float, seed: int
-) -> tuple[VqGan, EmaCodebook, float]:
+@dataclass(frozen=True)
+class Phase:
+    """A run of steps on crops of a side in pixels or on whole pictures (None), at one price."""
+
+    steps: int
+    rate: float
+    floor: float
+    crop: int | None
+    price: float
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step of this phase, counted from its start."""
+        return self.rate * cosine(step, self.steps, 50, self.floor)
+
+    def pictures(self, rng: random.Random) -> Tensor:
+        """A batch, as `pictures`."""
+        return pictures(rng, FULL_BATCH if self.crop is None else CROP_BATCH, self.crop)
+
+
+def phases(crop: int, full: int, settle: int, price: float, settle_price: float) -> list[Phase]:
+    """Crops, whole pictures, and whole pictures at the lower price, so many steps of each."""
+    return [
+        Phase(crop, CROP_RATE, 0.4, 64, price),
+        Phase(full, FULL_RATE, 0.02, None, price),
+        Phase(settle, SETTLE_RATE, 0.02, None, settle_price),
+    ]
+
+
+def train(work: Path, plan: Sequence[Phase], seed: int) -> tuple[VqGan, EmaCodebook, float]:
     """Train or resume; returns the averaged network, its codebook and the minutes it took."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -162,16 +189,11 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         average.values = state["average"]
         first = state["step"]
-    for step in range(first, crop_steps + full_steps):
-        cropped = step < crop_steps
-        rate, offset, length = (
-            (CROP_RATE, 0, crop_steps) if cropped else (FULL_RATE, crop_steps, full_steps)
-        )
-        floor = 0.4 if cropped else 0.02
-        set_learning_rate(optimizer, rate * cosine(step - offset, length, 50, floor))
-        book.price = price * min(1.0, max(0.0, (step - PRICE_FROM) / PRICE_RAMP))
-        rng = random.Random(seed * 1_000_003 + step)
-        images = pictures(rng, CROP_BATCH, 64) if cropped else pictures(rng, FULL_BATCH)
+    steps = [(phase, place) for phase in plan for place in range(phase.steps)]
+    for step, (phase, place) in enumerate(steps[first:], first):
+        set_learning_rate(optimizer, phase.learning_rate(place))
+        book.price = phase.price * min(1.0, max(0.0, (step - PRICE_FROM) / PRICE_RAMP))
+        images = phase.pictures(random.Random(seed * 1_000_003 + step))
         loss, output, commitment, used = _step(model, book, images, step, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -183,7 +205,7 @@ def train(
             run.log(step=step, loss=loss.item(), commitment=commitment, psnr=quality, codes=used)
         run.save(
             step + 1,
-            force=step + 1 == crop_steps + full_steps,
+            force=step + 1 == len(steps),
             model=model.state_dict(),
             book=book.state_dict(),
             optimizer=optimizer.state_dict(),
@@ -290,16 +312,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--crop-steps", type=int, default=1500)
-    parser.add_argument("--full-steps", type=int, default=2600)
+    parser.add_argument("--full-steps", type=int, default=2200)
+    parser.add_argument("--settle-steps", type=int, default=600)
     parser.add_argument("--price", type=float, default=0.5)
+    parser.add_argument("--settle-price", type=float, default=0.12)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
-    model, book, minutes = train(
-        options.work, options.crop_steps, options.full_steps, options.price, options.seed
-    )
+    counts = (options.crop_steps, options.full_steps, options.settle_steps)
+    plan = phases(*counts, options.price, options.settle_price)
+    model, book, minutes = train(options.work, plan, options.seed)
     _, images = held_out_pictures(7, 256)
     perplexity = set_entropy_price(
-        model, book.codes, options.price, pictures(random.Random(5), 512)
+        model, book.codes, options.settle_price, pictures(random.Random(5), 512)
     )
     decibels = float(psnr(round_trip(model, images), images).mean())
     card = [
@@ -309,7 +333,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "",
         "- data: pictures drawn by `rudalle_lib.demo.drawing`, held-out combinations excluded",
         f"- command: `python -m rudalle_lib.training.vqgan --crop-steps {options.crop_steps} "
-        f"--full-steps {options.full_steps} --price {options.price} --seed {options.seed}`",
+        f"--full-steps {options.full_steps} --settle-steps {options.settle_steps} "
+        f"--price {options.price} --settle-price {options.settle_price} --seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",
         f"- reconstruction of held-out combinations: {decibels:.1f} dB (256 pictures)",
         f"- perplexity of the tokens: {perplexity:.1f}",

@@ -28,7 +28,7 @@ def tiny() -> Iterator[None]:
 def vqgan_folder(tiny: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vqgan")
     folders = ["--work", str(folder / "work"), "--out", str(folder / "out")]
-    vqgan.main([*folders, "--crop-steps", "4", "--full-steps", "2"])
+    vqgan.main([*folders, "--crop-steps", "4", "--full-steps", "2", "--settle-steps", "1"])
     return folder / "out"
 
 
@@ -40,10 +40,10 @@ def test_vqgan_exports_what_loads_again(vqgan_folder: Path) -> None:
 
 
 def test_vqgan_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
-    vqgan.train(tmp_path, 3, 0, 0.5, 1)
+    vqgan.train(tmp_path, vqgan.phases(3, 0, 0, 0.5, 0.1), 1)
     state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert state["step"] == 3
-    vqgan.train(tmp_path, 4, 2, 0.5, 1)
+    vqgan.train(tmp_path, vqgan.phases(3, 2, 1, 0.5, 0.1), 1)
     resumed = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert resumed["step"] == 6
     assert resumed["minutes"] > state["minutes"]
