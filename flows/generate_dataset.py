@@ -32,7 +32,7 @@ from tasks.decode import decode
 from tasks.generate import generate
 from tasks.job import Job
 from tasks.plan import plan
-from tasks.progress import Planned, ShardFailed, ShardFinished, tell
+from tasks.progress import Planned, ShardFailed, ShardFinished, notice, tell
 from tasks.publish import publish
 from tasks.report import report
 from tasks.score import score
@@ -56,7 +56,7 @@ def generate_dataset(config: RunConfig) -> RunManifest:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     weights = check_run(config)
     planned = plan(config)
-    finished = read_shard_manifests(Storage(config.output))
+    finished = read_shard_manifests(Storage(config.output), notice)
     todo = compare(config, weights, planned.shards, finished).todo
     tell(Planned(planned, len(todo)))
 

@@ -16,7 +16,7 @@ from rich.text import Text
 from rudalle_lib.planning import Plan
 from rudalle_lib.records import ShardManifest
 from rudalle_lib.stages import STAGES
-from tasks.progress import Event, Planned, ShardFailed, ShardFinished, Step
+from tasks.progress import Event, Noticed, Planned, ShardFailed, ShardFinished, Step
 
 HEARTBEAT = 30.0
 """Seconds between two lines about a stage that is under way, where there is no terminal."""
@@ -117,6 +117,8 @@ class Bars:
                 self._parts.finish(event.manifest.index)
                 self._images += event.manifest.images
                 self._kept += event.manifest.kept
+            elif isinstance(event, Noticed):
+                self._console.print(Text(event.message, style="yellow"))
             else:
                 self._parts.finish(event.shard)
                 self._console.print(Text(failure_line(event), style="red"))
@@ -175,6 +177,8 @@ class Lines:
             return [finished_line(event.manifest)]
         if isinstance(event, ShardFailed):
             return [failure_line(event)]
+        if isinstance(event, Noticed):
+            return [event.message]
         if self._clock() - self._last < HEARTBEAT:
             return []
         share = event.done / max(event.total, 1)

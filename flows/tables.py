@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.progress import reasons
+from flows.progress import counted, reasons
 from rudalle_lib import registry
 from rudalle_lib.config import RunConfig
-from rudalle_lib.difference import Difference, compare
+from rudalle_lib.difference import Difference, compare, images_by_need
 from rudalle_lib.manifest import read_shard_manifests
 from rudalle_lib.planning import Plan, count_images, plan_run
 from rudalle_lib.preflight import check_inputs
@@ -27,11 +27,17 @@ def print_difference(config: RunConfig) -> None:
     weights = weight_digests(config)
     storage = Storage(config.output)
     plan = plan_run(config, storage, write=False)
-    difference = compare(config, weights, plan.shards, read_shard_manifests(storage))
+    damaged: list[str] = []
+    manifests = read_shard_manifests(storage, damaged.append)
+    difference = compare(config, weights, plan.shards, manifests)
+    needs = images_by_need(storage, config, difference, manifests)
     rows = [
+        ("difference", describe(needs, plan, difference)),
+        *(("damaged", sentence) for sentence in damaged),
         ("prompt table", f"{config.prompts.uri}, {plan.rows:,} rows"),
         ("rejected rows", reasons(plan.rejected) or "none"),
         ("prompts", f"{plan.prompts:,}, {plan.new_prompts:,} of them new"),
+        ("not in the table", f"{plan.removed:,} planned prompts; they and their images stay"),
         ("shards", _shards(difference)),
         ("stages to redo", _stages(difference)),
         ("images to draw", f"{_images(config, storage, plan, difference):,}"),
@@ -39,6 +45,34 @@ def print_difference(config: RunConfig) -> None:
     ]
     print_pairs(config.name, rows)
     Console(highlight=False).print("Nothing has been written.", style="bright_black")
+
+
+NEEDS = {
+    "": "unchanged",
+    "translate": "need translating and drawing anew",
+    "generate": "need drawing anew",
+    "decode": "need decoding anew",
+    "score": "need scoring anew",
+    "upscale": "need upscaling only",
+    "publish": "need publishing only",
+}
+"""How `describe` says what images need, by the first stage that has to run again."""
+
+
+def describe(needs: Mapping[str, int], plan: Plan, difference: Difference) -> str:
+    """What a run would do: "12,310 images unchanged, 402 need upscaling only, 96 new prompts"."""
+    parts = [f"{count:,} {NEEDS[stage]}" for stage, count in needs.items()]
+    if needs:
+        first = next(iter(needs))
+        noun = "image" if needs[first] == 1 else "images"
+        parts[0] = f"{needs[first]:,} {noun} {NEEDS[first]}"
+    added = set(plan.new_shards)
+    waiting = sum(shard.rows for shard in difference.new if shard.index not in added)
+    if waiting:
+        parts.append(f"{counted(waiting, 'planned prompt')} not finished")
+    if plan.new_prompts or not parts:
+        parts.append(counted(plan.new_prompts, "new prompt"))
+    return ", ".join(parts)
 
 
 def print_status(url: str) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from rudalle_lib.config import RunConfig
+from rudalle_lib import layout
+from rudalle_lib.config import RunConfig, ScoreConfig
+from rudalle_lib.errors import DamagedError, ShardError
 from rudalle_lib.manifest import read_run_manifest, read_shard_manifests
 from rudalle_lib.planning import plan_run
-from rudalle_lib.records import RunManifest, ShardManifest, ShardSpec
+from rudalle_lib.records import RunManifest, ScoreRecord, ShardManifest, ShardSpec, from_table
 from rudalle_lib.report import current_report
-from rudalle_lib.stages import fingerprints
+from rudalle_lib.selection import is_kept
+from rudalle_lib.stages import STAGES, fingerprints
 from rudalle_lib.storage import Storage
 
 
@@ -53,18 +58,58 @@ def compare(
     return Difference(tuple(unchanged), tuple(new), tuple(changed))
 
 
+def images_by_need(
+    storage: Storage,
+    config: RunConfig,
+    difference: Difference,
+    manifests: Iterable[ShardManifest],
+) -> dict[str, int]:
+    """How many images of finished shards need which stage and those after it, in order of stages.
+
+    The key "" counts published images of unchanged shards. Where only the choice of images has
+    changed, those that are newly chosen need "upscale" and the others "publish". Needs of "score"
+    and before are those of all candidates.
+    """
+    finished = {manifest.index: manifest for manifest in manifests}
+    counts = Counter({"": sum(finished[shard.index].kept for shard in difference.unchanged)})
+    for shard, stages in difference.changed:
+        if stages[0] not in ("upscale", "publish"):
+            counts[stages[0]] += finished[shard.index].images
+            continue
+        chosen = _chosen(storage, shard, config.score)
+        table = storage.read_table(layout.metadata_path(shard.index), ["image_id"])
+        before = set(table.column("image_id").to_pylist()) if stages[0] == "publish" else set()
+        upscaled = before if config.upscale.model is not None else chosen
+        counts["upscale"] += len(chosen - upscaled)
+        counts["publish"] += len(chosen & upscaled)
+    return {stage: counts[stage] for stage in ("", *STAGES) if counts[stage]}
+
+
+def _chosen(storage: Storage, shard: ShardSpec, selection: ScoreConfig) -> set[str]:
+    table = storage.read_table(layout.stage_path("score", shard.index))
+    return {row.image_id for row in from_table(table, ScoreRecord) if is_kept(row, selection)}
+
+
 def finished_run(config: RunConfig, weights: Mapping[str, str]) -> RunManifest | None:
     """The manifest of the run, if every prompt of the table is in a finished shard and reported.
 
     Writes nothing. The table is read only where the output looks finished.
     """
     storage = Storage(config.output)
-    run = read_run_manifest(storage)
+    try:
+        run = read_run_manifest(storage)
+        manifests = read_shard_manifests(storage)
+    except ShardError:  # damaged: the run says so, and makes it again
+        return None
     if run is None or run.config_digest != config.digest():
         return None
     plan = plan_run(config, storage, write=False)
-    todo = compare(config, weights, plan.shards, read_shard_manifests(storage)).todo
-    return None if todo else current_report(storage, config, len(plan.shards))
+    if run.tables.get(plan.table) != {"rows": plan.rows, "removed": plan.removed}:
+        return None
+    todo = compare(config, weights, plan.shards, manifests).todo
+    with suppress(DamagedError):  # the rejects of a table: its next reading makes them again
+        return None if todo else current_report(storage, config, len(plan.shards))
+    return None
 
 
 def _differing(

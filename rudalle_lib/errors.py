@@ -33,6 +33,10 @@ class TransientError(StorageError):
     """A storage error that may pass by itself: no answer, a broken connection, "slow down"."""
 
 
+class DamagedError(StorageError):
+    """A file that is there, but is not what was written: changed, cut, or another one."""
+
+
 class ShardError(RudalleError):
     """A shard, or one of its stage artifacts, that is missing or not what it should be."""
 

@@ -10,12 +10,12 @@ import importlib.metadata
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from typing import Any
 
-from rudalle_lib import layout
+from rudalle_lib import layout, seals
 from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import ShardError, StorageError
 from rudalle_lib.records import DataFile, RunManifest, RunTotals, ShardManifest, StageArtifact
@@ -92,11 +92,26 @@ def read_shard_manifest(storage: Storage, index: int) -> ShardManifest | None:
     return None if content is None else _parse_shard(storage, path, content)
 
 
-def read_shard_manifests(storage: Storage) -> list[ShardManifest]:
-    """The manifests of all finished shards, by index."""
-    indices = finished_shards(storage)
+def read_shard_manifests(
+    storage: Storage, damaged: Callable[[str], None] | None = None
+) -> list[ShardManifest]:
+    """The manifests of all finished shards, by index.
+
+    `damaged` is told of every one that is not whole, in a sentence, and its shard counts as not
+    finished; without it the first of them raises `ShardError`.
+    """
+
+    def read(index: int) -> ShardManifest | None:
+        try:
+            return read_shard_manifest(storage, index)
+        except ShardError as error:
+            if damaged is None:
+                raise
+            damaged(str(error))
+            return None
+
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda index: read_shard_manifest(storage, index), indices)
+        found = pool.map(read, finished_shards(storage))
         return [manifest for manifest in found if manifest is not None]
 
 
@@ -108,7 +123,7 @@ def finished_shards(storage: Storage) -> list[int]:
 
 def _parse_shard(storage: Storage, path: str, content: bytes) -> ShardManifest:
     try:
-        data = json.loads(content)
+        data = _unsealed(content)
         stages = {name: StageArtifact(**item) for name, item in data.pop("stages").items()}
         metadata = DataFile(**data.pop("metadata"))
         rejects = data.pop("rejects")
@@ -142,7 +157,7 @@ def read_run_manifest(storage: Storage) -> RunManifest | None:
     if content is None:
         return None
     try:
-        data = json.loads(content)
+        data = _unsealed(content)
         return RunManifest(**{**data, "totals": RunTotals(**data["totals"])})
     except (ValueError, TypeError, KeyError) as error:
         message = _not_a_manifest(storage, layout.RUN_MANIFEST, "run manifest", error)
@@ -180,8 +195,18 @@ def package_versions() -> dict[str, str]:
 
 
 def _json(data: Mapping[str, Any]) -> bytes:
+    """The data as sealed JSON."""
     text = json.dumps(data, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
-    return (text + "\n").encode()
+    sealed = f'{text.removesuffix("}").rstrip()},\n  "{seals.KEY}": "{seals.UNSEALED}"\n}}\n'
+    return seals.seal(sealed.encode())
+
+
+def _unsealed(content: bytes) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(content)
+    if not seals.is_whole(content):
+        raise ValueError("expected the SHA-256 that it carries, found another")
+    del data[seals.KEY]
+    return data
 
 
 def _not_a_manifest(storage: Storage, path: str, what: str, error: Exception) -> str:

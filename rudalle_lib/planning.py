@@ -2,8 +2,11 @@
 
 `plan/<shard>.parquet` holds the prompts of a shard. A file that is there is never changed: a later
 run reads the ids in it and puts prompts that are not in any shard yet into new ones. So a killed
-plan goes on where it stopped, and a grown table adds only what is new. What of a table did not make
-it into the plan is in `rejects/plan-<table>.parquet`, made anew at every run of that table.
+plan goes on where it stopped, and a grown table adds only what is new. A row whose text or
+overrides have changed is a new prompt; where it has an id of its own, that id is taken, so the new
+prompt is `<id>.<digest>`. Rows that are gone from the table are counted and stay planned. What of a
+table did not make it into the plan is in `rejects/plan-<table>.parquet`, made anew at every run of
+that table, with what the reading counted in its metadata.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ WORKERS = 16
 #: Metadata of a plan file: how many of its prompts have an image prompt.
 IMAGE_PROMPTS = "image_prompts"
 
+#: Metadata of the rejects of a table: its public URL, and what its last reading counted.
+TABLE, ROWS, REMOVED = "table", "rows", "removed"
+
 #: Called now and then with the number of rows read so far.
 Progress = Callable[[int], None]
 
@@ -44,14 +50,16 @@ class Plan:
 
     `new_shards` are the indices that this reading added, `new_prompts` counts the prompts in them,
     `new_images` the candidate images that those ask for.
-    `rows` counts the rows read, `rejected` those of them that were not planned, by reason;
-    `removed` counts planned prompts that the reading did not meet: they stay planned.
+    `table` is the public URL of the table, `rows` counts the rows read, `rejected` those of them
+    that were not planned, by reason; `removed` counts planned prompts that the reading did not
+    meet: they stay planned.
     """
 
     shards: tuple[ShardSpec, ...]
     new_shards: tuple[int, ...]
     new_prompts: int
     new_images: int
+    table: str
     rows: int
     rejected: Mapping[str, int]
     removed: int
@@ -94,16 +102,27 @@ def plan_run(
             if progress is not None:
                 progress(rows)
     if write:
-        _write_rejects(storage, table, rejects)
+        _write_rejects(storage, table, rejects, {ROWS: rows, REMOVED: known.unseen})
     return Plan(
         shards=tuple(sorted([*shards, *writer.made], key=lambda spec: spec.index)),
         new_shards=tuple(spec.index for spec in writer.made),
         new_prompts=sum(spec.rows for spec in writer.made),
         new_images=images,
+        table=table,
         rows=rows,
         rejected=dict(reasons),
         removed=known.unseen,
     )
+
+
+def read_tables(storage: Storage) -> dict[str, dict[str, int]]:
+    """What the last reading of every prompt table counted, by its public URL: rows, removed."""
+    tables = {}
+    for path in storage.list(layout.REJECTS_FOLDER):
+        found = storage.read_metadata(path) if layout.index_of(path) is None else None
+        if found is not None and TABLE in found:
+            tables[found[TABLE]] = {name: int(found[name]) for name in (ROWS, REMOVED)}
+    return tables
 
 
 def read_plan(storage: Storage) -> list[ShardSpec]:
@@ -149,6 +168,7 @@ class _KnownPrompts:
     def __init__(self) -> None:
         self._contents: dict[str, str] = {}  # by prompt_id
         self._unseen: set[str] = set()  # planned by earlier runs, not read in this one
+        self._changed: dict[str, str] = {}  # contents by given id, read in this run, changed since
 
     @property
     def unseen(self) -> int:
@@ -164,9 +184,18 @@ class _KnownPrompts:
     def sift(self, block: PromptBlock, table: str) -> tuple[pa.Table, list[RejectRecord]]:
         """The new prompts of a block, and a reject for each row that stood before."""
         new: list[int] = []
+        renamed: dict[int, str] = {}
         duplicates: list[RejectRecord] = []
         for position, (prompt_id, content) in enumerate(_ids_and_contents(block.prompts)):
             before = self._contents.get(prompt_id)
+            if prompt_id in self._unseen and before != content and prompt_id not in self._changed:
+                self._changed[prompt_id] = content
+                prompt_id = renamed[position] = changed_id(prompt_id, content)
+                before = self._contents.get(prompt_id)
+            elif prompt_id in self._changed:
+                other = "has an earlier row" if self._changed[prompt_id] != content else None
+                duplicates.append(_duplicate(block, position, table, other))
+                continue
             if before is None:
                 # One object for both where they are equal: half the memory of a million ids.
                 self._contents[prompt_id] = prompt_id if prompt_id == content else content
@@ -178,8 +207,23 @@ class _KnownPrompts:
             else:
                 other = "has an earlier row" if before != content else None
                 duplicates.append(_duplicate(block, position, table, other))
-        whole = len(new) == block.prompts.num_rows
-        return block.prompts if whole else block.prompts.take(pa.array(new, pa.int64())), duplicates
+        prompts = _rename(block.prompts, renamed)
+        whole = len(new) == prompts.num_rows
+        return prompts if whole else prompts.take(pa.array(new, pa.int64())), duplicates
+
+
+def changed_id(prompt_id: str, content: str) -> str:
+    """The id of a row whose own id was planned with another content: at most 64 characters."""
+    return f"{prompt_id[: 63 - len(content)]}.{content}"
+
+
+def _rename(prompts: pa.Table, ids: Mapping[int, str]) -> pa.Table:
+    if not ids:
+        return prompts
+    column = prompts.column("prompt_id").to_pylist()
+    names = [ids.get(position, prompt_id) for position, prompt_id in enumerate(column)]
+    place = prompts.schema.get_field_index("prompt_id")
+    return prompts.set_column(place, prompts.schema.field(place), pa.array(names, pa.string()))
 
 
 def _ids_and_contents(table: pa.Table) -> Iterator[tuple[str, str]]:
@@ -312,6 +356,9 @@ def _damaged(storage: Storage, path: str, why: str) -> ShardError:
     )
 
 
-def _write_rejects(storage: Storage, table: str, rejects: list[pa.Table]) -> None:
+def _write_rejects(
+    storage: Storage, table: str, rejects: list[pa.Table], counts: Mapping[str, int]
+) -> None:
     content = pa.concat_tables([to_table([], RejectRecord), *rejects])
-    storage.write_table(layout.plan_rejects_path(table), content)
+    metadata = {TABLE: table, **{name: str(number) for name, number in counts.items()}}
+    storage.write_table(layout.plan_rejects_path(table), content, metadata)

@@ -277,7 +277,11 @@ class RunTotals:
 
 @dataclass(frozen=True, slots=True)
 class RunManifest:
-    """What a run was asked to do, with what, and what came of it."""
+    """What a run was asked to do, with what, and what came of it.
+
+    `tables` says of each prompt table, by its public URL, what its last reading counted: rows, and
+    planned prompts that are not in it now.
+    """
 
     name: str
     config: Mapping[str, Any]
@@ -288,6 +292,7 @@ class RunManifest:
     totals: RunTotals
     started: str
     finished: str
+    tables: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def image_id(prompt_id: str, replica: int) -> str:

@@ -22,7 +22,7 @@ from rudalle_lib import layout
 from rudalle_lib.config import RunConfig
 from rudalle_lib.contact_sheet import Tile, draw_contact_sheet, encode_contact_sheet
 from rudalle_lib.dataset_card import CardModel, ScoreSummary, render_dataset_card
-from rudalle_lib.errors import StorageError
+from rudalle_lib.errors import ShardError, StorageError
 from rudalle_lib.gallery import Gallery, Picture, Rejected, render_gallery
 from rudalle_lib.manifest import (
     package_versions,
@@ -31,6 +31,7 @@ from rudalle_lib.manifest import (
     totals,
     write_run_manifest,
 )
+from rudalle_lib.planning import read_tables
 from rudalle_lib.records import (
     ImageRecord,
     PictureRecord,
@@ -95,6 +96,7 @@ def write_report(
         versions=package_versions(),
         shards_planned=shards_planned,
         totals=totals(manifests, count_plan_rejects(storage)),
+        tables=read_tables(storage),
         started=started,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -117,11 +119,14 @@ def write_report(
 
 def current_report(storage: Storage, config: RunConfig, shards_planned: int) -> RunManifest | None:
     """The run manifest in the output, if it tells of this run and of all that lies there."""
-    run = read_run_manifest(storage)
+    try:
+        run = read_run_manifest(storage)
+    except ShardError:  # damaged: it is made again
+        return None
     if run is None or (run.config_digest, run.shards_planned) != (config.digest(), shards_planned):
         return None
     sums = totals(read_shard_manifests(storage), count_plan_rejects(storage))
-    return run if run.totals == sums else None
+    return run if run.totals == sums and run.tables == read_tables(storage) else None
 
 
 def count_plan_rejects(storage: Storage) -> Counter[str]:

@@ -8,12 +8,13 @@ scores, so a changed threshold re-runs no network but the upscaler on newly chos
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pyarrow as pa
 
 from rudalle_lib import layout, registry, weight_files
 from rudalle_lib.config import RunConfig
+from rudalle_lib.errors import DamagedError
 from rudalle_lib.manifest import fingerprint
 from rudalle_lib.records import Reason, ShardSpec, StageArtifact
 from rudalle_lib.registry import Kind, ModelEntry
@@ -24,6 +25,9 @@ Refused = tuple[Reason, str]
 
 REFUSED = "refused"
 """Metadata of an artifact: the prompts that its stage could not work on."""
+
+REOPENED = "reopened"
+"""Metadata of an artifact: prompts that its stage is asked to try once more; the rest is done."""
 
 KINDS: Mapping[str, Kind] = {
     "translate": "translator",
@@ -118,12 +122,27 @@ def _image_prompts(config: RunConfig, weights: Mapping[str, str]) -> dict[str, o
 
 
 def find_artifact(
-    storage: Storage, stage: str, shard: ShardSpec, expected: str
+    storage: Storage,
+    stage: str,
+    shard: ShardSpec,
+    expected: str,
+    notice: Callable[[str], None] = lambda _: None,
 ) -> StageArtifact | None:
-    """What the stage made of the shard, if it is whole and has the expected fingerprint."""
+    """What the stage made of the shard, if it is whole and has the expected fingerprint.
+
+    `notice` is told of a damaged one, in a sentence; it counts as not there. One that was reopened
+    (see `retrying`) does not count as finished either.
+    """
     path = layout.stage_path(stage, shard.index)
-    metadata = storage.read_metadata(path)
-    if metadata is None or metadata.get("fingerprint") != expected:
+    try:
+        metadata = storage.read_metadata(path)
+        if metadata is None and storage.exists(path):
+            storage.read_table(path)  # says what is wrong with it
+        if metadata is None or metadata.get("fingerprint") != expected or REOPENED in metadata:
+            return None
+        storage.read_table(path)
+    except DamagedError as error:
+        notice(f"{error} It is made again.")
         return None
     rows, seconds = int(metadata["rows"]), float(metadata["seconds"])
     return StageArtifact(storage.url(path), expected, rows, seconds)

@@ -25,7 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from rudalle_lib.errors import StorageError
+from rudalle_lib import seals
+from rudalle_lib.errors import DamagedError, StorageError
 from rudalle_lib.storage_errors import clear_errors, public_url
 
 __all__ = ["Storage", "open_input", "public_url", "read_text"]
@@ -120,20 +121,34 @@ class Storage:
     def write_table(
         self, path: str, table: pa.Table, metadata: Mapping[str, str] | None = None
     ) -> bytes:
-        """Write a table as Parquet, with `metadata` in its schema; returns the bytes written."""
+        """Write a table as sealed Parquet, `metadata` in its schema; returns the bytes written."""
         own = {**(table.schema.metadata or {}), **_encoded(metadata or {})}
         sink = pa.BufferOutputStream()
         with clear_errors("write", self.url(path)):
-            pq.write_table(table.replace_schema_metadata(own), sink, compression="zstd")
-        content = bytes(sink.getvalue())
+            table = table.replace_schema_metadata(own)
+            with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+                writer.write_table(table)
+                writer.add_key_value_metadata({seals.KEY: seals.UNSEALED})
+        content = seals.seal(bytes(sink.getvalue()))
         self.write_bytes(path, content)
         return content
 
     def read_table(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read a Parquet file, or some columns of it."""
+        """Read a Parquet file, or some columns of it.
+
+        Raises `DamagedError` where any byte of it has changed since it was written.
+        """
         content = self.read_bytes(path)
+        name = self.public_path(path)
         with clear_errors("read", self.url(path)):
-            return _parquet(pa.BufferReader(content)).read(columns, use_threads=False)
+            file = _parquet(content, name)
+            if not seals.is_whole(content):
+                raise DamagedError(
+                    f"{name} is damaged: expected the bytes that were written, whose SHA-256 they "
+                    "carry, found others."
+                )
+            table = file.read(columns, use_threads=False)
+        return table.replace_schema_metadata(_without_seal(table.schema.metadata))
 
     def read_metadata(self, path: str) -> dict[str, str] | None:
         """The schema metadata of a Parquet file, read from its end; None where there is none.
@@ -151,7 +166,7 @@ class Storage:
                     raise
                 return None  # Arrow's own complaint about what it read
         items = ((key.decode(), value.decode()) for key, value in metadata.items())
-        return {key: value for key, value in items if key != "ARROW:schema"}
+        return {key: value for key, value in items if key not in ("ARROW:schema", seals.KEY)}
 
     # --- folders -----------------------------------------------------------------------------
 
@@ -279,11 +294,16 @@ def _encoded(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
     return {key.encode(): value.encode() for key, value in metadata.items()}
 
 
-def _parquet(source: Any) -> pq.ParquetFile:
+def _without_seal(metadata: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]:
+    return {key: value for key, value in (metadata or {}).items() if key != seals.KEY.encode()}
+
+
+def _parquet(content: bytes, name: str) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(source)
-    except pa.ArrowException as error:
-        raise ValueError(f"it is not a whole Parquet file ({error})") from None
+        return pq.ParquetFile(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise DamagedError(f"Cannot read {name}: it is not a whole Parquet file ({why}).") from None
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -26,7 +26,7 @@ from rudalle_lib.storage import Storage
 from tasks.job import Job
 from tasks.loaded_models import device_slot, vqgan
 from tasks.options import OPTIONS, run_name
-from tasks.progress import reporter
+from tasks.progress import notice, reporter
 
 STAGE = "decode"
 
@@ -43,7 +43,7 @@ def decode(
     A picture whose pixels are not finite stays empty, and becomes a reject.
     """
     storage = Storage(job.output)
-    done = find_artifact(storage, STAGE, job.shard, fingerprint)
+    done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
     if done is not None:
         return done
     rows = from_table(read_artifact(storage, generated), TokensRecord)

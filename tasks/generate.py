@@ -31,7 +31,7 @@ from rudalle_lib.tokenizer import EncodedText
 from tasks.job import Job
 from tasks.loaded_models import decoder, device_slot, vqgan
 from tasks.options import OPTIONS, run_name
-from tasks.progress import reporter
+from tasks.progress import notice, reporter
 
 STAGE = "generate"
 
@@ -50,7 +50,7 @@ def generate(
     the artifact's metadata says why, and it becomes a reject.
     """
     storage = Storage(job.output)
-    done = find_artifact(storage, STAGE, job.shard, fingerprint)
+    done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
     if done is not None:
         return done
     translations = from_table(read_artifact(storage, translated), TranslationRecord)

@@ -7,8 +7,12 @@ tasks, and where there is no listener (another process) telling does nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
 
 from rudalle_lib.planning import Plan
 from rudalle_lib.records import ShardManifest
@@ -47,7 +51,14 @@ class ShardFailed:
     message: str
 
 
-Event = Planned | Step | ShardFinished | ShardFailed
+@dataclass(frozen=True)
+class Noticed:
+    """Something that whoever watches should know, such as a damaged file that is made again."""
+
+    message: str
+
+
+Event = Planned | Step | ShardFinished | ShardFailed | Noticed
 
 listener: ContextVar[Callable[[Event], None] | None] = ContextVar("listener", default=None)
 """Called with every event, from several threads at once."""
@@ -58,6 +69,13 @@ def tell(event: Event) -> None:
     listen = listener.get()
     if listen is not None:
         listen(event)
+
+
+def notice(message: str) -> None:
+    """Tell the listener, and Prefect's log of the run, a sentence."""
+    tell(Noticed(message))
+    with suppress(MissingContextError):  # outside of a run
+        get_run_logger().warning(message)
 
 
 def reporter(stage: str, shard: int) -> Callable[[int, int], None]:

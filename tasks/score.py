@@ -28,7 +28,7 @@ from rudalle_lib.storage import Storage
 from tasks.job import Job
 from tasks.loaded_models import device_slot, scorer
 from tasks.options import OPTIONS, run_name
-from tasks.progress import reporter
+from tasks.progress import notice, reporter
 
 STAGE = "score"
 
@@ -43,7 +43,7 @@ def score(
 ) -> StageArtifact:
     """Score every picture that there is; `ScoreRecord`s in the order of the pictures."""
     storage = Storage(job.output)
-    done = find_artifact(storage, STAGE, job.shard, fingerprint)
+    done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
     if done is not None:
         return done
     translations = from_table(read_artifact(storage, translated), TranslationRecord)

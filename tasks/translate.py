@@ -13,6 +13,7 @@ from rudalle_lib.translation import detect_language
 from tasks.job import Job
 from tasks.loaded_models import device_slot, translator
 from tasks.options import OPTIONS, run_name
+from tasks.progress import notice
 
 STAGE = "translate"
 
@@ -28,7 +29,7 @@ def translate(
     A prompt that the translator has no good answer for gets none, and becomes a reject.
     """
     storage = Storage(job.output)
-    done = find_artifact(storage, STAGE, job.shard, fingerprint)
+    done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
     if done is not None:
         return done
     prompts = read_shard(storage, job.shard)

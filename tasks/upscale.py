@@ -27,7 +27,7 @@ from rudalle_lib.upscaling import upscale as enlarge
 from tasks.job import Job
 from tasks.loaded_models import device_slot, upscaler
 from tasks.options import OPTIONS, run_name
-from tasks.progress import reporter
+from tasks.progress import notice, reporter
 
 STAGE = "upscale"
 
@@ -49,7 +49,7 @@ def upscale(
     storage = Storage(job.output)
     scores = from_table(read_artifact(storage, scored), ScoreRecord)
     kept = {row.image_id for row in scores if is_kept(row, selection)}
-    done = find_artifact(storage, STAGE, job.shard, fingerprint)
+    done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
     before = [] if done is None else from_table(read_artifact(storage, done), PictureRecord)
     missing = kept - {row.image_id for row in before}
     if done is not None and not missing:

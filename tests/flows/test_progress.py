@@ -20,6 +20,7 @@ PLAN = Plan(
     new_shards=(1,),
     new_prompts=2,
     new_images=8,
+    table="prompts.csv",
     rows=7,
     rejected={"duplicate": 1, "empty_prompt": 2},
     removed=0,

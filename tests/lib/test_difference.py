@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
 from rudalle_lib.config import RunConfig
-from rudalle_lib.difference import compare
-from rudalle_lib.records import DataFile, ShardManifest, ShardSpec, StageArtifact
+from rudalle_lib.difference import compare, images_by_need
+from rudalle_lib.records import (
+    DataFile,
+    ScoreRecord,
+    ShardManifest,
+    ShardSpec,
+    StageArtifact,
+    to_table,
+)
 from rudalle_lib.stages import STAGES, fingerprints
+from rudalle_lib.storage import Storage
 
 WEIGHTS = {stage: stage for stage in STAGES[:-1]}
 SHARDS = [ShardSpec(index, f"plan/{index:05d}.parquet", 2, f"f{index}") for index in range(3)]
@@ -50,3 +63,35 @@ def test_an_upscaler_that_is_added_or_taken_away_is_seen() -> None:
     assert stages == ("publish",)
     ((_, stages),) = compare(OLD, WEIGHTS, SHARDS[:1], [finished(SHARDS[0], without)]).changed
     assert stages == ("upscale", "publish")
+
+
+@pytest.mark.parametrize(
+    ("change", "needs"),
+    [
+        ({}, {"": 2}),
+        ({"score": {"min_score": 0.5}}, {"publish": 1}),
+        ({"score": {"keep_best": 3}}, {"upscale": 1, "publish": 2}),
+        ({"score": {"keep_best": 3}, "upscale": {"model": None}}, {"publish": 3}),
+        ({"upscale": {"model": "realesrgan-x4"}}, {"upscale": 2}),
+        ({"decode": {"model": "vqgan-f8"}}, {"decode": 8}),
+        ({"generate": {"top_p": 0.5}}, {"generate": 8}),
+    ],
+)
+def test_images_are_counted_by_what_they_need(
+    change: dict[str, dict[str, object]], needs: dict[str, int], tmp_path: Path
+) -> None:
+    storage = Storage(str(tmp_path))
+    scores = [
+        ScoreRecord(name, "p", 0.7 - 0.3 * place, place + 1) for place, name in enumerate("abcd")
+    ]
+    storage.write_table("stages/score/00000.parquet", to_table(scores, ScoreRecord))
+    storage.write_table("data/metadata/00000.parquet", pa.table({"image_id": ["a", "b"]}))
+    old = RunConfig.model_validate({"score": {"keep_best": 2}})
+    merged = {
+        "score": {"keep_best": 2, **change.get("score", {})},
+        **{k: v for k, v in change.items() if k != "score"},
+    }
+    config = RunConfig.model_validate(merged)
+    manifests = [finished(SHARDS[0], old)]
+    difference = compare(config, WEIGHTS, SHARDS[:1], manifests)
+    assert images_by_need(storage, config, difference, manifests) == needs

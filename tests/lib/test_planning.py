@@ -19,6 +19,7 @@ from rudalle_lib.planning import (
     read_extras,
     read_plan,
     read_shard,
+    read_tables,
 )
 from rudalle_lib.records import Overrides, RejectRecord, from_table
 from rudalle_lib.storage import Storage
@@ -141,10 +142,32 @@ def test_changed_rows_are_new_and_removed_rows_stay(storage: Storage, table: Pat
     plan(storage, table)
     write(table, ["a", "B", {"prompt": "C", "prompt_id": "c"}])
     again = plan(storage, table)
-    assert planned(storage) == [["a", "b", "c"], ["B"]]
-    assert again.removed == 1
+    assert planned(storage) == [["a", "b", "c"], ["B", "C"]]
+    assert (again.new_prompts, again.removed, rejects(storage, table)) == (2, 2, [])
+    assert read_tables(storage) == {str(table): {"rows": 3, "removed": 2}}
+    (_, spec) = again.shards
+    assert [prompt.prompt_id[:2] for prompt in read_shard(storage, spec)][1] == "c."
+
+    assert plan(storage, table).new_prompts == 0  # keyed by content: known under its new id
+    write(table, [{"prompt": "c", "prompt_id": "c"}, {"prompt": "C", "prompt_id": "c"}, "b", "a"])
+    back = plan(storage, table)
+    assert (back.new_prompts, back.removed) == (0, 2)
     (row,) = rejects(storage, table)
-    assert "the id c was planned before with another text" in row.detail
+    assert "the id c has an earlier row with another text" in row.detail
+
+
+def test_a_changed_row_that_stands_twice_is_planned_once(storage: Storage, table: Path) -> None:
+    long = "i" * 64
+    write(table, [{"prompt": "a", "prompt_id": long}])
+    plan(storage, table)
+    changed = {"prompt": "b", "prompt_id": long}
+    write(table, [changed, changed, {"prompt": "c", "prompt_id": long}])
+    again = plan(storage, table)
+    assert planned(storage) == [["a"], ["b"]]
+    assert [row.detail.partition("row ")[2][0] for row in rejects(storage, table)] == ["2", "3"]
+    (prompt,) = read_shard(storage, again.shards[1])
+    assert len(prompt.prompt_id) == 64
+    assert plan(storage, table).new_prompts == 0
 
 
 def test_another_shard_size_moves_no_prompt(storage: Storage, table: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from rudalle_lib.errors import StorageError
+from rudalle_lib.errors import DamagedError, StorageError
 from rudalle_lib.storage import Storage, open_input, public_url, read_text
 from rudalle_lib.storage_errors import clear_errors, masked
 from tests.s3_server import S3Server
@@ -68,8 +68,22 @@ def test_a_damaged_table_counts_as_absent(storage: Storage, damage: bytes | None
     whole = storage.write_table("t.parquet", pa.table({"a": [1]}), {"fingerprint": "abc"})
     storage.write_bytes("t.parquet", whole[:-30] if damage is None else damage)
     assert storage.read_metadata("t.parquet") is None
-    with pytest.raises(StorageError, match=r"t\.parquet: it is not a whole Parquet file"):
+    with pytest.raises(StorageError, match=r"t\.parquet(: it is not a whole| is damaged)"):
         storage.read_table("t.parquet")
+
+
+def test_every_changed_byte_of_a_table_shows(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    table = pa.table({"a": [1, 2], "b": ["x", None]})
+    whole = storage.write_table("t.parquet", table, {"fingerprint": "abc"})
+    for place in range(len(whole)):
+        flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        storage.write_bytes("t.parquet", flipped)
+        try:
+            read = storage.read_table("t.parquet")
+        except DamagedError:
+            continue
+        raise AssertionError(f"byte {place} of {len(whole)}: {read}")
 
 
 def test_urls_and_paths_are_two_names_of_one_thing(storage: Storage, output_url: str) -> None:
