@@ -15,7 +15,7 @@ TRAIN   := $(VENV)/.installed-train
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev demo demo-s3 test lint format bench train-demo clean
+.PHONY: help install install-dev chromium demo demo-s3 test lint format bench train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,8 +30,17 @@ demo-s3: $(DEV) ## the demo again, written to a real S3 server that this starts 
 	@$(BIN)/python -m tests.s3_server -- sh -c '$(BIN)/rudalle-flows run $(CONFIG) --output s3://$$S3_BUCKET/demo \
 	  && $(BIN)/rudalle-flows status s3://$$S3_BUCKET/demo'
 
-test: $(DEV) ## the default tests: no GPU, no published weights
+test: $(DEV) chromium ## the default tests: no GPU, no published weights
 	@$(BIN)/python -m pytest -q
+
+chromium: ## the browser that the tests of pages need, from the system's packages
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+	  || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Chromium ..." && apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	  else \
+	    echo "The tests of pages need Chromium; install it, as with: sudo apt-get install chromium" >&2; exit 1; \
+	  fi
 
 lint: $(DEV) ## ruff and mypy
 	@$(BIN)/ruff check .
