@@ -1,8 +1,8 @@
 """Suprematist scenes: what a demo picture shows, before a pixel is drawn.
 
-A scene is one figure, or two with a relation, on a plain ground. Sizes and positions lie on a grid
-of four pixels, half a token of the demo VQ-GAN, so that a decoder of a few million parameters can
-learn every edge it will have to draw.
+A scene is one figure, or two with a relation, on a plain ground. Positions lie on a grid of eight
+pixels, a token of the demo VQ-GAN, and sizes on one of four, so that a decoder of a few million
+parameters can learn every edge it will have to draw.
 A fifth of the (shape, colour, ground) combinations is held out from all training: for every colour
 on every ground one of the five shapes has never been seen (a Latin-square design), so that the
 figures in the README measure composition, not memory.
@@ -22,7 +22,7 @@ SIDES = {"small": (28, 32), "medium": (40, 44), "big": (52, 56)}
 
 PICTURE = 128
 """Side of a picture in pixels."""
-STEP, MARGIN, GAP = 4, 4, 8
+STEP, MARGIN, GAP = 8, 4, 8
 """Grid of positions, border left free, and the least distance of two figures, in pixels."""
 
 Combination = tuple[str, str, str]
