@@ -23,8 +23,9 @@ from rudalle_lib.storage import Storage
 PRELOADED = ["flows.generate_dataset", "tests.chaos.attempts"]
 """Imported once, in the process that all attempts are forked from: an attempt starts at once."""
 
-TIMES = {"seconds", "started", "finished", "config_digest", "cost"}
-"""Keys of manifests that may differ between equal runs; the digest covers the output's URL."""
+TIMES = {"seconds", "started", "finished", "config_digest", "cost", "seal"}
+"""Keys of manifests that may differ between equal runs; the digest covers the output's URL, the
+seal all others."""
 
 
 @dataclass
@@ -111,7 +112,9 @@ def state_of(url: str) -> dict[str, Any]:
 def _without_times(path: str, content: bytes) -> Any:
     if path.startswith("stages/"):
         table = pq.read_table(io.BytesIO(content))
-        metadata = {key: value for key, value in table.schema.metadata.items() if key != b"seconds"}
+        metadata = {
+            key: value for key, value in table.schema.metadata.items() if key.decode() not in TIMES
+        }
         return table.to_pylist(), metadata
     if path.endswith(".json"):
         return _plain(json.loads(content))
