@@ -1,4 +1,4 @@
-"""The command line: run, plan, status, models.
+"""The command line: run, plan, status, gallery, models.
 
 Exit codes: 0 all is well, 1 some shards failed, 2 the input is wrong (one sentence on stderr), 130
 interrupted. Heavy packages are imported by the command that needs them, so that help is instant.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import models_cli
+from flows import gallery_cli, models_cli
 from flows.exits import clear_exit
 from rudalle_lib.errors import ConfigError
 
@@ -85,6 +85,9 @@ def status(url: Annotated[str, typer.Argument(help="The output of a run.")]) -> 
         from flows.tables import print_status
 
         print_status(url)
+
+
+app.command()(gallery_cli.gallery)
 
 
 def load(

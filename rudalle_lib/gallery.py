@@ -1,9 +1,12 @@
-"""The gallery: one static HTML page with the pictures of a run and what was set aside, and why.
+"""The gallery: a static page with the pictures of a run and what was set aside, and why.
 
-The page needs no network, no server and no build step: style, script, fonts and data are inside,
-and published pictures are linked relative to it, so it opens from `file://` as from a bucket.
+The page needs no network, no server and no build step: style, script and fonts are inside it. What
+it shows comes in chunks, small scripts beside it that hold nothing but JSON, so it opens from
+`file://` as from a bucket; published pictures are linked relative to it. With its rows inside, and
+links that are whole URLs, it is one file to pass on.
+
 Prompts are written by anyone: they reach the page only as JSON whose `<`, `>` and `&` are escaped,
-the script puts them in as text, and the page's content policy lets no other script run.
+the script puts them in as text, and the page's content policy lets no other inline script run.
 """
 
 from __future__ import annotations
@@ -13,8 +16,8 @@ import hashlib
 import html
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rudalle_lib.templating import fill, read_template
@@ -48,44 +51,40 @@ REASONS = {
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A published picture; `source` is its URL relative to the page, sizes are in pixels."""
+class Entry:
+    """A tile: a published picture (no `reason`), a rejected one, or a rejected prompt (no id).
 
-    image_id: str
-    caption: str
-    translation: str | None
-    score: float | None
-    seed: int
-    source: str
-    width: int
-    height: int
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """A prompt or picture set aside; `source` is a small picture as a data URI, if there is one."""
+    `source` is a picture's URL, relative to the page or whole, or a data URI; `details` is all else
+    that is known of it, by name.
+    """
 
     image_id: str | None
+    prompt_id: str | None
     caption: str
-    reason: str
-    detail: str | None
+    translation: str | None = None
+    reason: str | None = None
+    detail: str | None = None
     score: float | None = None
+    seed: int | None = None
+    model: str | None = None
     source: str | None = None
-    width: int = 0
-    height: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What the page shows. Lists may be shorter than their totals; the page then says so."""
+    """What the page says of the whole run; entries come in chunks, or in `rows`.
+
+    `replay` is the command that draws a picture again, `{id}` in place of its id.
+    """
 
     title: str
     facts: Sequence[tuple[str, str]]  # (figure, label), such as ("118", "published")
     models: Sequence[str]
-    published: Sequence[Picture]
-    published_total: int
-    rejected: Sequence[Rejected]
-    rejected_totals: dict[str, int]  # reason code -> rows
+    rejected_totals: Mapping[str, int]  # reason code -> rows
+    replay: str
+    chunks: Sequence[str] = ()  # URLs, relative to the page
+    rows: Sequence[Entry] = ()
 
 
 def render_gallery(gallery: Gallery) -> str:
@@ -97,15 +96,21 @@ def render_gallery(gallery: Gallery) -> str:
         "script_digest": script_digest,
         "font_regular": base64.b64encode(read_template("Manrope-Regular.ttf")).decode(),
         "font_semibold": base64.b64encode(read_template("Manrope-SemiBold.ttf")).decode(),
+        "style": read_template("gallery.css").decode(),
         "script": script,
         "data": script_safe_json(_data(gallery)),
     }
     return fill("gallery.html", parts)
 
 
+def render_chunk(entries: Sequence[Entry]) -> str:
+    """Entries as a script that gives them to the page."""
+    return f"galleryRows({script_safe_json([_row(entry) for entry in entries])});\n"
+
+
 def script_safe_json(value: Any) -> str:
     """JSON that can stand inside a `<script>` element, whatever texts it holds."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
     # Half a surrogate pair cannot be written as UTF-8.
     text = text.encode("utf-8", "replace").decode()
     for character in "<>&\u2028\u2029":
@@ -117,27 +122,39 @@ def _data(gallery: Gallery) -> dict[str, Any]:
     return {
         "facts": [list(fact) for fact in gallery.facts],
         "models": list(gallery.models),
-        # Seeds have 63 bits, a number in JavaScript 53: they travel as text.
-        "published": [asdict(p) | {"seed": str(p.seed)} for p in gallery.published],
-        "published_total": gallery.published_total,
-        "rejected": [_group(gallery, reason) for reason in _reasons_in_order(gallery)],
-        "rejected_total": sum(gallery.rejected_totals.values()),
+        "replay": gallery.replay,
+        "reasons": REASONS,
+        "totals": {
+            reason: gallery.rejected_totals[reason] for reason in _reasons_in_order(gallery)
+        },
+        "chunks": list(gallery.chunks),
+        "rows": [_row(entry) for entry in gallery.rows],
     }
+
+
+def _row(entry: Entry) -> dict[str, Any]:
+    row = {
+        "id": entry.image_id,
+        "prompt": entry.prompt_id,
+        "caption": entry.caption,
+        "translation": entry.translation,
+        "reason": entry.reason,
+        "detail": entry.detail,
+        "score": entry.score,
+        # Seeds have 63 bits, a number in JavaScript 53: they travel as text.
+        "seed": None if entry.seed is None else str(entry.seed),
+        "model": entry.model,
+        "source": entry.source,
+        "details": {name: _shown(value) for name, value in entry.details.items()},
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _reasons_in_order(gallery: Gallery) -> list[str]:
     totals = Counter(gallery.rejected_totals)
     known = [reason for reason in REASONS if totals[reason]]
     return known + sorted(reason for reason in totals if totals[reason] and reason not in REASONS)
-
-
-def _group(gallery: Gallery, reason: str) -> dict[str, Any]:
-    label, about = REASONS.get(reason, (reason, ""))
-    items = [asdict(rejected) for rejected in gallery.rejected if rejected.reason == reason]
-    return {
-        "reason": reason,
-        "label": label,
-        "about": about,
-        "total": gallery.rejected_totals[reason],
-        "items": items,
-    }

@@ -13,6 +13,7 @@ METADATA_FOLDER = "data/metadata"
 REJECTS_FOLDER = "rejects"
 SHARDS_FOLDER = "shards"
 GALLERY_PAGE = "gallery/index.html"
+GALLERY_DATA_FOLDER = "gallery/data"
 CONTACT_SHEET = "contact_sheet.png"
 
 
@@ -64,6 +65,11 @@ def plan_rejects_path(public_table_url: str) -> str:
 def shard_manifest_path(index: int) -> str:
     """The manifest that makes a shard exist."""
     return f"{SHARDS_FOLDER}/{shard_name(index)}.json"
+
+
+def gallery_chunk_path(number: int) -> str:
+    """A part of what the gallery shows."""
+    return f"{GALLERY_DATA_FOLDER}/{number:05d}.js"
 
 
 def index_of(path: str) -> int | None:

@@ -6,14 +6,11 @@ show a bounded number of images, however large the dataset is.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeVar
-from urllib.parse import quote
 
 import pyarrow as pa
 from PIL import Image
@@ -23,7 +20,12 @@ from rudalle_lib.config import RunConfig
 from rudalle_lib.contact_sheet import Tile, draw_contact_sheet, encode_contact_sheet
 from rudalle_lib.dataset_card import CardModel, ScoreSummary, render_dataset_card
 from rudalle_lib.errors import ShardError, StorageError
-from rudalle_lib.gallery import Gallery, Picture, Rejected, render_gallery
+from rudalle_lib.gallery_files import (
+    SHOWN_IMAGES,
+    plan_reject_files,
+    render_single_page,
+    write_gallery,
+)
 from rudalle_lib.manifest import (
     package_versions,
     read_run_manifest,
@@ -34,28 +36,14 @@ from rudalle_lib.manifest import (
 from rudalle_lib.planning import read_tables
 from rudalle_lib.records import (
     ImageRecord,
-    PictureRecord,
-    RejectRecord,
     RunManifest,
     RunTotals,
-    ScoreRecord,
     ShardManifest,
     from_table,
     schema,
 )
 from rudalle_lib.stages import IMAGE_ENCODER, models
 from rudalle_lib.storage import Storage
-
-Row = TypeVar("Row", ScoreRecord, PictureRecord)
-
-SHOWN_IMAGES = 10_000
-"""Published images on the gallery page, at most."""
-
-SHOWN_REJECTS = 500
-"""Rejected images on the gallery page, and rejected prompts, at most."""
-
-THUMBNAIL = 96
-"""Longer side of a rejected image's thumbnail in pixels."""
 
 
 @dataclass
@@ -104,7 +92,7 @@ def write_report(
     used = [entry.name for entry in entries.values()]
     sheet = write_contact_sheet(storage, config, run, published.records, used)
     if config.publish.gallery:
-        write_gallery(storage, run, manifests, published, used)
+        write_gallery(storage, run, manifests, used, _gallery_facts(run, published))
     cards = [
         CardModel(stage, entry.name, entry.licence, weights.get(stage, ""))
         for stage, entry in entries.items()
@@ -115,6 +103,23 @@ def write_report(
     storage.write_bytes(layout.CARD, card.encode())
     write_run_manifest(storage, run)
     return run
+
+
+def render_shared_gallery(storage: Storage, seconds: int) -> str:
+    """The gallery of a finished run as one HTML page whose links are good for some seconds.
+
+    Raises:
+        StorageError: no run has ended in this output, or its storage cannot sign URLs.
+    """
+    run = read_run_manifest(storage)
+    if run is None:
+        raise StorageError(
+            f"There is no finished run in {storage.public_path()}: expected {layout.RUN_MANIFEST}. "
+            "Give the output of `rudalle-flows run`."
+        )
+    manifests = read_shard_manifests(storage)
+    facts = _gallery_facts(run, read_published(storage, manifests))
+    return render_single_page(storage, run, manifests, list(run.weights), facts, seconds)
 
 
 def current_report(storage: Storage, config: RunConfig, shards_planned: int) -> RunManifest | None:
@@ -132,7 +137,7 @@ def current_report(storage: Storage, config: RunConfig, shards_planned: int) -> 
 def count_plan_rejects(storage: Storage) -> Counter[str]:
     """Rows of prompt tables that did not make it into the plan, by reason."""
     counts: Counter[str] = Counter()
-    for path in _plan_rejects(storage):
+    for path in plan_reject_files(storage):
         counts.update(storage.read_table(path, ["reason"]).column("reason").to_pylist())
     return counts
 
@@ -190,6 +195,11 @@ def choose_for_sheet(records: Sequence[ImageRecord], count: int) -> list[ImageRe
     return [records[index] for index in sorted(best)]
 
 
+def _gallery_facts(run: RunManifest, published: Published) -> list[tuple[str, str]]:
+    mean = [] if published.scores is None else [(f"{published.scores.mean:.3f}", "mean score")]
+    return _facts(run.totals) + mean
+
+
 def _facts(sums: RunTotals) -> list[tuple[str, str]]:
     return [
         (f"{sums.prompts:,}", "prompts"),
@@ -197,116 +207,3 @@ def _facts(sums: RunTotals) -> list[tuple[str, str]]:
         (f"{sums.kept:,}", "published"),
         (f"{sum(sums.rejected.values()):,}", "set aside"),
     ]
-
-
-# --- gallery -----------------------------------------------------------------------------------
-
-
-def write_gallery(
-    storage: Storage,
-    run: RunManifest,
-    manifests: Sequence[ShardManifest],
-    published: Published,
-    names: Sequence[str],
-) -> None:
-    """Write `gallery/index.html`."""
-    facts = _facts(run.totals)
-    if published.scores is not None:
-        facts.append((f"{published.scores.mean:.3f}", "mean score"))
-    page = render_gallery(
-        Gallery(
-            title=run.name,
-            facts=facts,
-            models=names,
-            published=[_picture(record) for record in published.records],
-            published_total=run.totals.kept,
-            rejected=list(read_rejected(storage, manifests)),
-            rejected_totals=dict(run.totals.rejected),
-        )
-    )
-    storage.write_bytes(layout.GALLERY_PAGE, page.encode())
-
-
-def _picture(record: ImageRecord) -> Picture:
-    return Picture(
-        image_id=record.image_id,
-        caption=record.text,
-        translation=record.text_ru if record.text_ru != record.text else None,
-        score=record.score,
-        seed=record.seed,
-        source="../" + quote(record.path),
-        width=record.width,
-        height=record.height,
-    )
-
-
-def read_rejected(storage: Storage, manifests: Sequence[ShardManifest]) -> Iterator[Rejected]:
-    """Rejected prompts and images, each up to `SHOWN_REJECTS`, with thumbnails of the images."""
-    prompts = images = 0
-    for rejects, manifest in _reject_tables(storage, manifests):
-        of_prompts = [row for row in rejects if row.image_id is None][: SHOWN_REJECTS - prompts]
-        of_images = [row for row in rejects if row.image_id is not None][: SHOWN_REJECTS - images]
-        prompts, images = prompts + len(of_prompts), images + len(of_images)
-        for row in of_prompts:
-            yield Rejected(None, row.text or "", row.reason, row.detail)
-        if of_images and manifest is not None:
-            yield from _rejected_images(storage, manifest, of_images)
-        if prompts >= SHOWN_REJECTS and images >= SHOWN_REJECTS:
-            return
-
-
-def _plan_rejects(storage: Storage) -> list[str]:
-    return [
-        path
-        for path in storage.list(layout.REJECTS_FOLDER)
-        if layout.index_of(path) is None and path.endswith(".parquet")
-    ]
-
-
-def _reject_tables(
-    storage: Storage, manifests: Sequence[ShardManifest]
-) -> Iterator[tuple[list[RejectRecord], ShardManifest | None]]:
-    for path in _plan_rejects(storage):
-        yield from_table(storage.read_table(path), RejectRecord), None
-    for manifest in manifests:
-        if manifest.rejects is not None:
-            yield from_table(storage.read_table(manifest.rejects.path), RejectRecord), manifest
-
-
-def _rejected_images(
-    storage: Storage, manifest: ShardManifest, rejects: Sequence[RejectRecord]
-) -> Iterator[Rejected]:
-    scores = {
-        row.image_id: row.score for row in _stage_rows(storage, manifest, "score", ScoreRecord)
-    }
-    pictures = {
-        row.image_id: row for row in _stage_rows(storage, manifest, "decode", PictureRecord)
-    }
-    for row in rejects:
-        caption, score = row.text or "", scores.get(row.image_id or "")
-        picture = pictures.get(row.image_id or "")
-        if picture is None or picture.picture is None:
-            yield Rejected(row.image_id, caption, row.reason, row.detail, score)
-        else:
-            shown = _thumbnail(picture.picture)
-            yield Rejected(row.image_id, caption, row.reason, row.detail, score, *shown)
-
-
-def _stage_rows(
-    storage: Storage, manifest: ShardManifest, stage: str, record: type[Row]
-) -> list[Row]:
-    """What a stage made of a shard; nothing if it has been cleaned away."""
-    try:
-        return from_table(storage.read_table(layout.stage_path(stage, manifest.index)), record)
-    except StorageError:
-        return []
-
-
-def _thumbnail(png: bytes) -> tuple[str, int, int]:
-    """A small WebP as data URI, its width and height."""
-    image = Image.open(io.BytesIO(png)).convert("RGB")
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=80)
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return f"data:image/webp;base64,{encoded}", image.width, image.height

@@ -40,6 +40,17 @@ S3_PROTOCOLS = ("s3", "s3a")
 #: mode also gives up early where nearly every request of the process fails.
 RETRIES = {"mode": "standard", "total_max_attempts": 5}
 
+#: What a browser that is given a file of an object store must be told to show or run it.
+CONTENT_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "json": "application/json",
+    "md": "text/markdown; charset=utf-8",
+    "png": "image/png",
+    "webp": "image/webp",
+    "jpg": "image/jpeg",
+}
+
 #: Bytes that are read ahead of a remote table.
 READ_AHEAD = 8 * 2**20
 READ_BUFFER = 2**20
@@ -56,6 +67,7 @@ class Storage:
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
         self._file_system, self._root = _connect(url, options)
         self._local = isinstance(self._file_system, LocalFileSystem)
+        self._on_s3 = "s3" in self._file_system.protocol
 
     # --- names -------------------------------------------------------------------------------
 
@@ -74,6 +86,22 @@ class Storage:
         if not uri.startswith(prefix):
             raise StorageError(f"{public_url(uri)} does not lie in {self.public_path()}.")
         return uri.removeprefix(prefix)
+
+    def link(self, path: str, seconds: int) -> str:
+        """A URL at which a browser finds a file: signed, for some seconds, or of a local file.
+
+        Raises `StorageError` where this storage cannot sign URLs.
+        """
+        if self._local:
+            return Path(self._full(path)).as_uri()
+        with clear_errors("sign a URL of", self.url(path)):
+            try:
+                return str(self._file_system.sign(self._full(path), expiration=seconds))
+            except NotImplementedError:
+                raise StorageError(
+                    f"{self.public_path()} gives no signed URLs; copy the folder to a local disk, "
+                    "and open gallery/index.html there."
+                ) from None
 
     # --- bytes -------------------------------------------------------------------------------
 
@@ -101,7 +129,9 @@ class Storage:
         if self._local:
             self._write_local(Path(self._full(path)), content)
         else:
-            self._file_system.pipe_file(self._full(path), content)
+            kind = CONTENT_TYPES.get(path.rpartition(".")[2]) if self._on_s3 else None
+            told = {"ContentType": kind} if kind else {}
+            self._file_system.pipe_file(self._full(path), content, **told)
 
     def _write_local(self, target: Path, content: bytes) -> None:
         temporary = Path(self._root, TEMPORARY_FOLDER, uuid.uuid4().hex)

@@ -182,6 +182,13 @@ def test_the_published_configuration_is_kept_without_secrets(config: Path) -> No
     assert "secret" not in done.stderr.replace("AWS_SECRET_ACCESS_KEY", "")
 
 
+def test_a_gallery_of_a_run_that_has_not_ended_is_refused(tmp_path: Path) -> None:
+    done = call("gallery", tmp_path, "--to", tmp_path / "page.html")
+    assert done.exit_code == 2
+    assert "There is no finished run in" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_models_are_listed() -> None:
     done = call("models", "list")
     assert done.exit_code == 0

@@ -100,7 +100,7 @@ def test_the_report_tells_the_totals(output: Path) -> None:
     assert set(totals["seconds"]) == {*NETWORKS, "upscale", "publish"}
     assert "8 images drawn from 5 prompts" in (output / "README.md").read_text()
     assert opened(output / "contact_sheet.png").format == "PNG"
-    page = (output / "gallery" / "index.html").read_text()
+    page = (output / "gallery" / "data" / "00000.js").read_text()
     assert all(f"../{row['path']}" in page for row in metadata(output))
 
 

@@ -6,22 +6,29 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
-from rudalle_lib.gallery import Gallery, Picture, Rejected, render_gallery, script_safe_json
+from rudalle_lib.gallery import Entry, Gallery, render_chunk, render_gallery, script_safe_json
 
 HOSTILE = "</script><script>alert(1)</script><!--{{title}} \u2028 & \ud800"
+
+PICTURE = Entry(
+    image_id="a-000",
+    prompt_id="a",
+    caption="чёрный квадрат",
+    score=0.4,
+    seed=2**63 - 1,
+    source="../data/a.png",
+    details={"top_p": 0.995, "width": 8},
+)
 
 GALLERY = Gallery(
     title="demo",
     facts=[("2", "prompts")],
     models=["demo-dalle"],
-    published=[Picture("a-000", "чёрный квадрат", None, 0.4, 2**63 - 1, "../data/a.png", 8, 8)],
-    published_total=1,
-    rejected=[
-        Rejected(None, "", "empty_prompt", "row 3"),
-        Rejected("a-001", "x", "new_reason", None),
-    ],
-    rejected_totals={"new_reason": 1, "empty_prompt": 5},
+    rejected_totals={"new_reason": 1, "empty_prompt": 5, "too_long": 0},
+    replay="rudalle-flows replay output {id}",
+    rows=[PICTURE, Entry(None, None, "", reason="empty_prompt", detail="row 3")],
 )
 
 
@@ -46,37 +53,47 @@ class Page(HTMLParser):
             self._kind = None
 
 
-def data_of(page: str) -> dict[str, object]:
+def data_of(page: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
     assert found
     return dict(json.loads(found[1]))
 
 
-def test_the_page_holds_every_figure_and_every_reason() -> None:
+def rows_of(chunk: str) -> list[dict[str, Any]]:
+    found = re.fullmatch(r"galleryRows\((.*)\);\n", chunk, re.S)
+    assert found
+    return list(json.loads(found[1]))
+
+
+def test_the_page_holds_every_figure_and_every_reason_that_occurs() -> None:
     data = data_of(render_gallery(GALLERY))
     assert data["facts"] == [["2", "prompts"]]
-    groups = [(g["reason"], g["total"], len(g["items"])) for g in data["rejected"]]  # type: ignore[attr-defined]
-    assert groups == [("empty_prompt", 5, 1), ("new_reason", 1, 1)]
+    assert list(data["totals"].items()) == [("empty_prompt", 5), ("new_reason", 1)]
+    assert [row.get("reason") for row in data["rows"]] == [None, "empty_prompt"]
+
+
+def test_a_chunk_gives_its_rows_to_the_page() -> None:
+    (row,) = rows_of(render_chunk([PICTURE]))
+    assert (row["id"], row["score"], row["source"]) == ("a-000", 0.4, "../data/a.png")
+    assert row["details"] == {"top_p": "0.995", "width": "8"}
 
 
 def test_seeds_keep_all_their_digits() -> None:
-    data = data_of(render_gallery(GALLERY))
-    assert data["published"][0]["seed"] == str(2**63 - 1)  # type: ignore[index]
+    assert rows_of(render_chunk([PICTURE]))[0]["seed"] == str(2**63 - 1)
 
 
 def test_the_page_loads_nothing_from_elsewhere() -> None:
     page = render_gallery(GALLERY)
-    assert Page(page).links == []
-    assert "http://" not in page.replace("http: https:", "")
+    assert Page(page).links == ["data:,"]  # no icon
+    assert "http://" not in page.replace("http: https:", "").replace("http://www.w3.org/2000", "")
 
 
 def test_a_hostile_prompt_or_title_is_only_text() -> None:
     title = HOSTILE.replace("\ud800", "")
-    picture = replace(GALLERY.published[0], caption=HOSTILE)
-    page = render_gallery(replace(GALLERY, title=title, published=[picture]))
+    hostile = replace(PICTURE, caption=HOSTILE, details={HOSTILE: HOSTILE})
+    page = render_gallery(replace(GALLERY, title=title, rows=[hostile]))
     assert len(Page(page).scripts) == 2  # the data and the page's own script
-    caption = data_of(page)["published"][0]["caption"]  # type: ignore[index]
-    assert caption == HOSTILE.replace("\ud800", "?")
+    assert data_of(page)["rows"][0]["caption"] == HOSTILE.replace("\ud800", "?")
     page.encode()
 
 

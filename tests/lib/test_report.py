@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import re
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rudalle_lib import report
+from rudalle_lib import gallery_files
 from rudalle_lib.config import RunConfig
 from rudalle_lib.errors import StorageError
-from rudalle_lib.report import choose_for_sheet, current_report, write_report
+from rudalle_lib.report import (
+    choose_for_sheet,
+    current_report,
+    render_shared_gallery,
+    write_report,
+)
 from rudalle_lib.status import read_status
 from rudalle_lib.storage import Storage
 from tests.hand_made import NAMES, plan_by_hand, publish_by_hand
+from tests.lib.test_gallery import data_of, rows_of
 from tests.lib.test_shards import record
 
 WEIGHTS = {stage: f"{stage} digest" for stage in NAMES}
@@ -32,11 +37,9 @@ def config(output_url: str, storage: Storage, tmp_path: Path) -> RunConfig:
     return config
 
 
-def gallery(storage: Storage) -> dict[str, Any]:
-    page = storage.read_bytes("gallery/index.html").decode()
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
-    assert found
-    return dict(json.loads(found[1]))
+def rows_of_gallery(storage: Storage) -> list[dict[str, Any]]:
+    chunks = [path for path in storage.list("gallery") if path.endswith(".js")]
+    return [row for path in chunks for row in rows_of(storage.read_bytes(path).decode())]
 
 
 def test_every_part_is_written_and_tells_the_totals(storage: Storage, config: RunConfig) -> None:
@@ -46,48 +49,82 @@ def test_every_part_is_written_and_tells_the_totals(storage: Storage, config: Ru
     assert run.weights["demo-dalle"] == "generate digest"
     card = storage.read_bytes("README.md").decode()
     assert "2 images drawn from 4 prompts" in card and "0.500 / 0.500 / 0.500" in card
-    data = gallery(storage)
-    assert [item["source"] for item in data["published"]] == [
+    assert data_of(storage.read_bytes("gallery/index.html").decode())["chunks"] == ["data/00000.js"]
+    published = [row for row in rows_of_gallery(storage) if "reason" not in row]
+    assert [row["source"] for row in published] == [
         "../data/images/00000/circle-000.png",
         "../data/images/00000/square-000.png",
     ]
 
 
-def test_rejected_images_are_shown_with_their_score_and_a_small_picture(
+def test_rejects_are_shown_with_reason_score_seed_and_a_small_picture(
     storage: Storage, config: RunConfig
 ) -> None:
     write_report(storage, config, WEIGHTS, 1, "")
-    groups = {group["reason"]: group for group in gallery(storage)["rejected"]}
-    assert set(groups) == {
-        *("empty_prompt", "translation_failed", "too_long"),
+    rejects: dict[str, list[dict[str, Any]]] = {}
+    for row in rows_of_gallery(storage):
+        rejects.setdefault(row.get("reason", "published"), []).append(row)
+    assert set(rejects) == {
+        *("published", "empty_prompt", "translation_failed", "too_long"),
         *("not_in_best_k", "decode_error"),
     }
-    first = groups["not_in_best_k"]["items"][0]
+    first = rejects["not_in_best_k"][0]
     assert first["score"] == pytest.approx(0.1)
+    assert first["seed"] == str(2**62 + 1)
     assert first["source"].startswith("data:image/webp;base64,")
-    assert groups["decode_error"]["items"][0]["source"] is None
+    assert first["details"]["rank"] == "3" and first["details"]["top_p"] == "0.9"
+    assert "source" not in rejects["decode_error"][0]
 
 
-def test_the_page_stays_small_however_much_there_is(
+def test_the_gallery_stays_small_however_much_there_is(
     storage: Storage, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report, "SHOWN_IMAGES", 1)
-    monkeypatch.setattr(report, "SHOWN_REJECTS", 1)
+    monkeypatch.setattr(gallery_files, "SHOWN_IMAGES", 1)
+    monkeypatch.setattr(gallery_files, "SHOWN_REJECTS", 1)
+    run = write_report(storage, config, WEIGHTS, 1, "")
+    kinds = [
+        "published" if "reason" not in row else "image" if "id" in row else "prompt"
+        for row in rows_of_gallery(storage)
+    ]
+    assert sorted(kinds) == ["image", "prompt", "published"]
+    page = data_of(storage.read_bytes("gallery/index.html").decode())
+    assert page["totals"] == {k: v for k, v in run.totals.rejected.items() if v}
+
+
+def test_chunks_that_are_no_longer_needed_are_deleted(
+    storage: Storage, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gallery_files, "CHUNK", 4)
     write_report(storage, config, WEIGHTS, 1, "")
-    data = gallery(storage)
-    assert (len(data["published"]), data["published_total"]) == (1, 2)
-    assert sum(len(group["items"]) for group in data["rejected"]) == 2  # a prompt and an image
-    assert data["rejected_total"] == 9
+    chunks = storage.list("gallery/data")
+    assert len(chunks) == 3
+    assert len(rows_of_gallery(storage)) == 11
+    monkeypatch.undo()
+    write_report(storage, config, WEIGHTS, 1, "")
+    assert storage.list("gallery/data") == chunks[:1]
 
 
 def test_without_stages_rejected_images_have_no_picture(
     storage: Storage, config: RunConfig
 ) -> None:
-    for stage in ("score", "decode"):
+    for stage in ("score", "decode", "generate"):
         storage.delete(f"stages/{stage}/00000.parquet")
     write_report(storage, config, WEIGHTS, 1, "")
-    groups = {group["reason"]: group for group in gallery(storage)["rejected"]}
-    assert groups["not_in_best_k"]["items"][0]["source"] is None
+    rejected = [row for row in rows_of_gallery(storage) if row.get("reason") == "not_in_best_k"]
+    assert rejected and not any({"source", "score", "seed"} & set(row) for row in rejected)
+
+
+def test_a_gallery_to_pass_on_is_one_page_with_whole_links(
+    storage: Storage, config: RunConfig
+) -> None:
+    with pytest.raises(StorageError, match=r"no finished run .* expected run\.json"):
+        render_shared_gallery(storage, 60)
+    write_report(storage, config, WEIGHTS, 1, "")
+    data = data_of(render_shared_gallery(storage, 60))
+    assert data["chunks"] == [] and len(data["rows"]) == 11
+    links = [row["source"] for row in data["rows"] if "reason" not in row]
+    with urllib.request.urlopen(links[0], timeout=10) as answer:
+        assert answer.read() == storage.read_bytes("data/images/00000/circle-000.png")
 
 
 def test_a_report_is_current_until_something_changes(storage: Storage, config: RunConfig) -> None:
