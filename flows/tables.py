@@ -15,7 +15,7 @@ from rudalle_lib.config import RunConfig
 from rudalle_lib.difference import Difference, compare, images_by_need
 from rudalle_lib.manifest import read_shard_manifests
 from rudalle_lib.planning import Plan, count_images, plan_run
-from rudalle_lib.preflight import check_inputs
+from rudalle_lib.preflight import check_fit, check_inputs
 from rudalle_lib.stages import STAGES, weight_digests
 from rudalle_lib.status import Status, read_status
 from rudalle_lib.storage import Storage
@@ -25,6 +25,7 @@ def print_difference(config: RunConfig) -> None:
     """What a run of this configuration would do."""
     check_inputs(config)
     weights = weight_digests(config)
+    check_fit(config)
     storage = Storage(config.output)
     plan = plan_run(config, storage, write=False)
     damaged: list[str] = []

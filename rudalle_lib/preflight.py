@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from rudalle_lib import registry
 from rudalle_lib.config import RunConfig
+from rudalle_lib.errors import SettingsError
 from rudalle_lib.prompts import read_prompt_blocks
+from rudalle_lib.records import Overrides
 from rudalle_lib.stages import models, weight_digests
 from rudalle_lib.storage import Storage
+from rudalle_lib.weight_files import resolve_files
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -27,7 +31,8 @@ def check_run(config: RunConfig) -> dict[str, str]:
         The digest of the weights of every stage that has a model.
 
     Raises:
-        SettingsError: a device or precision that this machine does not have.
+        SettingsError: a device or precision that this machine does not have, a canvas that the
+            decoder cannot draw, or a VQ-GAN that it was not trained with.
         WeightsError: weights that cannot be had.
         StorageError: an output that cannot be written to.
         PromptError, ConfigError: as `check_inputs`.
@@ -38,4 +43,38 @@ def check_run(config: RunConfig) -> dict[str, str]:
     for device in resolve_devices(config.runtime.devices):
         resolve_dtype(config.runtime.dtype, device)
     Storage(config.output).check_writable()
-    return weight_digests(config)
+    digests = weight_digests(config)
+    check_fit(config)
+    return digests
+
+
+def check_fit(config: RunConfig) -> None:
+    """Check that canvas, decoder and VQ-GANs fit each other; reads descriptions, no tensors.
+
+    Raises:
+        SettingsError: they do not.
+        WeightsError: files that cannot be had or describe no such network.
+    """
+    from rudalle_lib.canvas import Canvas, choose_canvas  # import torch
+    from rudalle_lib.models.dalle import DalleConfig
+    from rudalle_lib.models.vqgan import VqGanConfig
+    from rudalle_lib.weights import network_config
+
+    entry = registry.get(config.generate.model, "decoder")
+    decoder = network_config(entry, resolve_files(entry, config.weights), DalleConfig)
+    try:
+        choose_canvas(
+            config.generate, Overrides(), Canvas(decoder.image_height, decoder.image_width)
+        )
+    except SettingsError as error:
+        raise SettingsError(f"generate.{error}") from None
+    encoder = config.generate.image_encoder or config.decode.model
+    for key, name in (("decode.model", config.decode.model), ("generate.image_encoder", encoder)):
+        vqgan = registry.get(name, "vqgan")
+        codes = network_config(vqgan, resolve_files(vqgan, config.weights), VqGanConfig).n_embed
+        if codes != decoder.image_vocab_size:
+            raise SettingsError(
+                f"{key}, {name}, does not belong to generate.model, {entry.name}: expected "
+                f"{decoder.image_vocab_size:,} codes, found {codes:,}; choose the VQ-GAN that the "
+                "decoder was trained with"
+            )

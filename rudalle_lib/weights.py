@@ -113,7 +113,7 @@ def load_decoder(
     def place(tensor: str) -> torch.device:
         return device_of_tensor(tensor, config.num_layers, devices)
 
-    config = _config(entry, files, DalleConfig)
+    config = network_config(entry, files, DalleConfig)
     computed = compute_dtype(dtype, devices[0])
     model = _load(entry, files, network, config, place, computed, without_masks)
     tokenizer = Tokenizer.load(files["tokenizer"])
@@ -130,7 +130,7 @@ def load_vqgan(
     """Load a VQ-GAN by its registry name; raises as `load_decoder`."""
     entry = registry.get(name, "vqgan")
     files = resolve_files(entry, weights)
-    config = _config(entry, files, VqGanConfig)
+    config = network_config(entry, files, VqGanConfig)
     model = _load(entry, files, VqGan, config, device, dtype, without_loss)
     return LoadedVqGan(model, entry)
 
@@ -147,11 +147,11 @@ def load_scorer(
     model: RuClip | RuClipSmall
     tokenizer: Tokenizer | Gpt2Tokenizer
     if "merges" in files:  # the tokenizer of GPT-2
-        small = _config(entry, files, RuClipSmallConfig)
+        small = network_config(entry, files, RuClipSmallConfig)
         model = _load(entry, files, RuClipSmall, small, device, dtype, without_gpt2_masks)
         tokenizer = Gpt2Tokenizer.load(files["vocabulary"], files["merges"])
     else:
-        config = _config(entry, files, RuClipConfig)
+        config = network_config(entry, files, RuClipConfig)
         model = _load(entry, files, RuClip, config, device, dtype)
         tokenizer = Tokenizer.load(files["tokenizer"])
     _check_vocabulary(tokenizer, model.config.vocab_size, entry)
@@ -167,7 +167,7 @@ def load_upscaler(
     """Load a super-resolution network by its registry name; raises as `load_decoder`."""
     entry = registry.get(name, "upscaler")
     files = resolve_files(entry, weights)
-    config = _config(entry, files, RrdbNetConfig)
+    config = network_config(entry, files, RrdbNetConfig)
     model = _load(entry, files, RrdbNet, config, device, dtype)
     return LoadedUpscaler(model, entry)
 
@@ -208,8 +208,12 @@ def _load(
     return build(make, state, files["weights"], device, dtype)
 
 
-def _config(entry: ModelEntry, files: Files, config: type[Config]) -> Config:
-    """The configuration of the network: from the model's own file if it has one."""
+def network_config(entry: ModelEntry, files: Files, config: type[Config]) -> Config:
+    """The configuration of a model's network: from the model's own file if it has one.
+
+    Raises:
+        WeightsError: that file does not describe such a network.
+    """
     source = files.get("config")
     if source is None:
         return config(**entry.architecture)
