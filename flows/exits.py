@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import typer
 
-from rudalle_lib.errors import RudalleError, ShardError
+from rudalle_lib.errors import LeaseLostError, RudalleError, ShardError
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -18,7 +18,7 @@ def clear_exit() -> Iterator[None]:
     """Turn errors into an exit code and a sentence; what is not ours to foresee keeps its trace."""
     try:
         yield
-    except ShardError as error:
+    except (ShardError, LeaseLostError) as error:
         fail(str(error), FAILED)
     except RudalleError as error:
         fail(str(error), BAD_INPUT)

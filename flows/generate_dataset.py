@@ -21,6 +21,7 @@ from prefect.futures import PrefectFuture
 from rudalle_lib.config import RunConfig
 from rudalle_lib.difference import compare
 from rudalle_lib.errors import ShardError
+from rudalle_lib.lease import Holding, hold
 from rudalle_lib.manifest import read_shard_manifests
 from rudalle_lib.preflight import check_run
 from rudalle_lib.recent_work import RecentWork
@@ -50,11 +51,21 @@ def generate_dataset(config: RunConfig) -> RunManifest:
     Raises:
         ConfigError, PromptError, WeightsError, StorageError: something that the run needs is wrong;
             nothing has been written.
+        LeaseError: another run writes to the output.
+        LeaseLostError: this run was silent for so long that another one has taken the output over.
         ShardError: some shards failed; the others are finished, the next run makes just those. Or
             so much failed of late that the run stopped.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     weights = check_run(config)
+    with hold(Storage(config.output), config.runtime.lease_seconds) as lease:
+        return make_missing(config, weights, lease, started)
+
+
+def make_missing(
+    config: RunConfig, weights: dict[str, str], lease: Holding, started: str
+) -> RunManifest:
+    """Plan, work on all shards that are not finished, and report; the output is ours alone."""
     planned = plan(config)
     finished = read_shard_manifests(Storage(config.output), notice)
     todo = compare(config, weights, planned.shards, finished).todo
@@ -62,8 +73,8 @@ def generate_dataset(config: RunConfig) -> RunManifest:
 
     failed: dict[int, str] = {}
     recent = RecentWork(config.runtime.max_failed_share)
-    worthwhile = takewhile(lambda _: not recent.hopeless, todo)
-    submit = partial(submit_shard, config, weights)
+    worthwhile = takewhile(lambda _: not (recent.hopeless or lease.lost), todo)
+    submit = partial(submit_shard, config, weights, lease.number)
     settled = 0
     for shard, futures in run_bounded(worthwhile, config.runtime.shards_in_flight, submit):
         settled += 1
@@ -79,16 +90,18 @@ def generate_dataset(config: RunConfig) -> RunManifest:
 
     shards = len(planned.shards)
     run = current_report(Storage(config.output), config, shards)
-    run = run or report(config, weights, shards, started)
+    run = run or report(config, weights, shards, started, lease.number)
     stopped = [recent.verdict(len(todo) - settled)] if settled < len(todo) else []
     if stopped or failed:
         raise ShardError("\n".join([*stopped, *describe(failed, settled)]))
     return run
 
 
-def submit_shard(config: RunConfig, weights: Mapping[str, str], shard: ShardSpec) -> Futures:
+def submit_shard(
+    config: RunConfig, weights: Mapping[str, str], lease: int, shard: ShardSpec
+) -> Futures:
     """Submit all stages of a shard; each waits for those that it reads."""
-    job = Job(shard, config.output, config.runtime, config.weights)
+    job = Job(shard, config.output, config.runtime, config.weights, lease)
     names = {stage: entry.name for stage, entry in models(config).items()}
     of = fingerprints(config, weights, shard)
 

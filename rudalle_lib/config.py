@@ -116,6 +116,11 @@ class RuntimeConfig(Section):
         default=None, description="CPU threads of the networks; null leaves PyTorch's choice."
     )
     shards_in_flight: Positive = Field(default=2, description="Shards that are worked on at once.")
+    lease_seconds: float = Field(
+        default=120.0,
+        ge=1,
+        description="A run that gave no sign of life for so long has lost its output to the next.",
+    )
     max_failed_share: float = Field(
         default=0.5,
         ge=0,

@@ -37,6 +37,14 @@ class DamagedError(StorageError):
     """A file that is there, but is not what was written: changed, cut, or another one."""
 
 
+class LeaseError(RudalleError):
+    """An output that another run writes to."""
+
+
+class LeaseLostError(LeaseError):
+    """A run that has lost its output to another one, or has ended, and must not write any more."""
+
+
 class ShardError(RudalleError):
     """A shard, or one of its stage artifacts, that is missing or not what it should be."""
 

@@ -12,6 +12,7 @@ IMAGES_FOLDER = "data/images"
 METADATA_FOLDER = "data/metadata"
 REJECTS_FOLDER = "rejects"
 SHARDS_FOLDER = "shards"
+LEASE_FOLDER = "lease"
 GALLERY_PAGE = "gallery/index.html"
 GALLERY_DATA_FOLDER = "gallery/data"
 CONTACT_SHEET = "contact_sheet.png"
@@ -70,6 +71,11 @@ def shard_manifest_path(index: int) -> str:
 def gallery_chunk_path(number: int) -> str:
     """A part of what the gallery shows."""
     return f"{GALLERY_DATA_FOLDER}/{number:05d}.js"
+
+
+def lease_path(number: int) -> str:
+    """Who writes to the output; the highest number counts."""
+    return f"{LEASE_FOLDER}/{number:05d}.json"
 
 
 def index_of(path: str) -> int | None:

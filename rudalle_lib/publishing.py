@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -59,6 +59,7 @@ def publish_shard(
     artifacts: Mapping[str, StageArtifact],
     fingerprint: str,
     config_digest: str,
+    may_write: Callable[[], None] = lambda: None,
 ) -> ShardManifest:
     """Write the dataset of one shard, its manifest last.
 
@@ -71,10 +72,12 @@ def publish_shard(
         artifacts: what every stage made, by stage.
         fingerprint: of the published shard.
         config_digest: of the run that publishes it.
+        may_write: raises if this run must not write; asked first, and again before the manifest.
     """
     started = time.perf_counter()
     shard = read_shard_results(storage, spec.index, artifacts)
     kept, rejects = judge(shard, selection)
+    may_write()
     images = ((_record(shard, row, models), _file(shard, row, section)) for row in kept)
     extras = read_extras(storage, spec)
     written = write_files(storage, spec.index, images, section.image_format, extras)
@@ -95,6 +98,7 @@ def publish_shard(
         stages={**artifacts, "publish": published},
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    may_write()
     write_shard_manifest(storage, manifest)
     return manifest
 

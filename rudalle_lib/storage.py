@@ -27,7 +27,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from rudalle_lib import seals
 from rudalle_lib.errors import DamagedError, StorageError
-from rudalle_lib.storage_errors import clear_errors, public_url
+from rudalle_lib.storage_errors import clear_errors, is_conflict, public_url
 
 __all__ = ["Storage", "open_input", "public_url", "read_text"]
 
@@ -124,6 +124,42 @@ class Storage:
         """Write or replace a whole file; a reader sees the old or the new one, never a part."""
         with clear_errors("write", self.url(path)):
             self._put(path, content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a whole file only if there is none of this name; whether it was written.
+
+        Of several that try at once, one succeeds: by a hard link to a finished file locally, by
+        `If-None-Match: *` on S3, elsewhere as well as the file system's `create` mode knows how.
+        False may also mean that the answer to a first, successful request was lost on its way.
+        """
+        with clear_errors("create", self.url(path)):
+            if self._local:
+                return self._create_local(Path(self._full(path)), content)
+            try:
+                self._file_system.pipe_file(self._full(path), content, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if is_conflict(error):
+                    return False
+                raise
+            return True
+
+    def _create_local(self, target: Path, content: bytes) -> bool:
+        temporary = Path(self._root, TEMPORARY_FOLDER, uuid.uuid4().hex)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_new(temporary, content)
+            try:
+                os.link(temporary, target)
+            except PermissionError:  # a file system without hard links
+                with target.open("xb") as file:
+                    file.write(content)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
 
     def _put(self, path: str, content: bytes) -> None:
         if self._local:

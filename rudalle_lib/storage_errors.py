@@ -110,6 +110,15 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO
 
 
+def is_conflict(error: BaseException) -> bool:
+    """Whether an object store says that the object to create is there, or being created, already.
+
+    412 is the answer to `If-None-Match: *`, 409 that to two uploads of one name at once.
+    """
+    status = (_response(error) or {}).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status in (409, 412)
+
+
 def _reason(error: Exception, url: str) -> str:
     code = _s3_code(error)
     s3 = url.startswith(("s3://", "s3a://"))

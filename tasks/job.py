@@ -10,9 +10,14 @@ from rudalle_lib.records import ShardSpec
 
 @dataclass(frozen=True)
 class Job:
-    """A shard to work on, the output that holds it, and the means to do so."""
+    """A shard to work on, the output that holds it, and the means to do so.
+
+    `lease` is the number of the run's lease of the output; who does not hold it any more must not
+    publish.
+    """
 
     shard: ShardSpec
     output: str
     runtime: RuntimeConfig
     weights: WeightsConfig
+    lease: int | None = None

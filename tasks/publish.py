@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prefect import task
 
 from rudalle_lib.config import PublishConfig, ScoreConfig
+from rudalle_lib.lease import check
 from rudalle_lib.publishing import publish_shard
 from rudalle_lib.records import ShardManifest, StageArtifact
 from rudalle_lib.storage import Storage
@@ -25,8 +28,9 @@ def publish(
     config_digest: str,
 ) -> ShardManifest:
     """Write images, metadata and rejects of a shard, its manifest last."""
+    storage = Storage(job.output)
     return publish_shard(
-        Storage(job.output),
+        storage,
         section,
         selection,
         models,
@@ -34,4 +38,5 @@ def publish(
         artifacts,
         fingerprint,
         config_digest,
+        (lambda: None) if job.lease is None else partial(check, storage, job.lease),
     )

@@ -106,7 +106,8 @@ def _run(config: dict[str, Any], environment: dict[str, str], api: str, report: 
 def state_of(url: str) -> dict[str, Any]:
     """Everything below an output by path: bytes, or in manifests and stages all but the times."""
     storage = Storage(url)
-    return {path: _without_times(path, storage.read_bytes(path)) for path in storage.list()}
+    paths = [path for path in storage.list() if not path.startswith("lease/")]
+    return {path: _without_times(path, storage.read_bytes(path)) for path in paths}
 
 
 def _without_times(path: str, content: bytes) -> Any:

@@ -129,7 +129,7 @@ def test_run_plan_status_and_run_again(config: Path, tmp_path: Path) -> None:
     assert "8 of 15 images published" in again.stdout
     after = snapshot(tmp_path / "out")
     assert {path for path in after if after[path] != before.get(path)} <= {
-        path for path in after if path.startswith("rejects/plan-")
+        path for path in after if path.startswith(("rejects/plan-", "lease/"))
     }
 
 

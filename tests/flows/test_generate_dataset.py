@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
+import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from rudalle_lib.errors import ShardError
+from rudalle_lib.errors import LeaseError, LeaseLostError, ShardError
+from rudalle_lib.lease import hold, read_lease
 from rudalle_lib.records import RunManifest
 from rudalle_lib.storage import Storage
+from tasks.progress import Planned, ShardFinished, listener
 from tests.tiny_run import configure, contents, snapshot
 from tests.tiny_stack import SIDE
 
@@ -138,7 +143,8 @@ def test_a_second_run_writes_nothing(settings: dict[str, object], tmp_path: Path
     assert run(settings, tmp_path / "out") == first
     after = snapshot(tmp_path / "out")
     changed = {path for path in after if before.get(path) != after[path]}
-    assert {path for path in changed if not path.startswith("rejects/plan-")} == set()
+    assert {path.partition("/")[0] for path in changed} <= {"lease", "rejects"}
+    assert {path for path in changed if path.startswith("rejects/0")} == set()
 
 
 def test_another_threshold_runs_no_network_again(
@@ -234,3 +240,58 @@ def test_a_run_on_s3_gives_the_same_pictures_as_one_on_disk(
     assert manifest.totals.kept == 8
     assert storage.exists("gallery/index.html") and storage.exists("contact_sheet.png")
     assert generate_dataset(config) == manifest
+
+
+def test_a_second_run_at_once_is_refused_and_writes_nothing(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with hold(Storage(str(out)), 60):
+        with pytest.raises(LeaseError, match="Another run writes to .*last sign of life"):
+            run(settings, out)
+        assert [path for path in snapshot(out) if not path.startswith("lease/")] == []
+    assert run(settings, out).totals.kept == 8
+
+
+def test_a_run_that_lost_its_lease_publishes_nothing_more(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def take_over(event: object) -> None:
+        if isinstance(event, ShardFinished):
+            lease = read_lease(Storage(str(out)))
+            assert lease is not None and not lease.free
+            other = {**asdict(lease), "number": lease.number + 1, "holder": "another run"}
+            (out / "lease" / "00002.json").write_text(json.dumps(other))
+
+    token = listener.set(take_over)
+    try:
+        with pytest.raises(LeaseLostError, match="another run does"):
+            run(settings, out, runtime={"shards_in_flight": 1})
+    finally:
+        listener.reset(token)
+    assert [path.name for path in (out / "shards").iterdir()] == ["00000.json"]
+    assert not (out / "run.json").exists()
+
+
+def test_a_terminated_run_frees_its_lease(settings: dict[str, object], tmp_path: Path) -> None:
+    from prefect.exceptions import TerminationSignal
+
+    out = tmp_path / "out"
+
+    def terminate(event: object) -> None:
+        if isinstance(event, Planned):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Prefect sends it again at the end
+    token = listener.set(terminate)
+    try:
+        with pytest.raises(TerminationSignal):
+            run(settings, out)
+    finally:
+        listener.reset(token)
+        signal.signal(signal.SIGTERM, before)
+    lease = read_lease(Storage(str(out)))
+    assert lease is not None and lease.free
+    assert run(settings, out).totals.kept == 8
