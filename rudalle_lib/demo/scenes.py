@@ -22,7 +22,7 @@ SIDES = {"small": (28, 32), "medium": (40, 44), "big": (52, 56)}
 
 PICTURE = 128
 """Side of a picture in pixels."""
-STEP, MARGIN, GAP = 8, 4, 8
+STEP, MARGIN, GAP = 8, 4, 12
 """Grid of positions, border left free, and the least distance of two figures, in pixels."""
 
 Combination = tuple[str, str, str]
