@@ -36,7 +36,8 @@ from rudalle_lib.training.vqgan import load_vqgan
 TEXT_LENGTH, PIECES, CODES = 24, 384, 512
 BATCH, WARMUP = 16, 150
 RATE, MUON_RATE = 1.2e-3, 3e-3
-CANONICAL_SHARE = 0.7
+CANONICAL_SHARE, EMPTY_SHARE = 0.7, 0.05
+"""Captions in their canonical form; captions left out, which guidance needs."""
 CAPTIONS = 20_000
 """Captions that the tokenizer is trained on."""
 CHECK_EVERY = 1000
@@ -102,7 +103,10 @@ def batches(
         order = np.random.default_rng((seed, epoch)).permutation(len(table))
         rows = order[place * BATCH : (place + 1) * BATCH]
         rng = random.Random(f"{seed}/captions/{step}")
-        captions = [caption_of(scene_of(seed, int(row))[0], rng) for row in rows]
+        captions = [
+            "" if rng.random() < EMPTY_SHARE else caption_of(scene_of(seed, int(row))[0], rng)
+            for row in rows
+        ]
         text = [tokenizer.encode_text(caption, TEXT_LENGTH).ids for caption in captions]
         yield torch.tensor(text), torch.from_numpy(table[rows].astype(np.int64))
 
