@@ -1,4 +1,4 @@
-"""The command line: run, plan, status, gallery, models.
+"""The command line: run, plan, preview, status, gallery, models.
 
 Exit codes: 0 all is well, 1 some shards failed, 2 the input is wrong (one sentence on stderr), 130
 interrupted. Heavy packages are imported by the command that needs them, so that help is instant.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import gallery_cli, models_cli
+from flows import gallery_cli, models_cli, preview_cli
 from flows.exits import clear_exit
 from rudalle_lib.errors import ConfigError
 
@@ -79,15 +79,23 @@ def plan(
 
 
 @app.command()
-def status(url: Annotated[str, typer.Argument(help="The output of a run.")]) -> None:
+def status(
+    url: Annotated[str, typer.Argument(help="The output of a run.")],
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="As Prometheus text, for a textfile collector.")
+    ] = False,
+) -> None:
     """Show how far a run is, from its output alone."""
     with clear_exit():
-        from flows.tables import print_status
+        from flows.tables import print_metrics, print_status
 
-        print_status(url)
+        print_metrics(url) if prometheus else print_status(url)
 
 
 app.command()(gallery_cli.gallery)
+
+
+app.command()(preview_cli.preview)
 
 
 def load(

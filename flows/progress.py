@@ -69,11 +69,55 @@ class ShardProgress:
         return sum(self._parts[stage].values())
 
 
+class Pace:
+    """Shards and images of a run so far, images a second, and how long the rest will take."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started = clock()
+        self._todo = self._shards = self._images = self._kept = self._aside = 0
+
+    def plan(self, todo: int) -> None:
+        """The run begins, with so many shards to do."""
+        self._todo, self._started = todo, self._clock()
+
+    def finish(self, manifest: ShardManifest | None) -> None:
+        """A shard is over; None if it failed."""
+        self._shards += 1
+        if manifest is not None:
+            self._images += manifest.images
+            self._kept += manifest.kept
+            self._aside += sum(manifest.rejected.values())
+
+    def counts(self) -> str:
+        """Images: "12 of 64 images kept, 52 rows set aside, 3.1 images/s"."""
+        parts = [f"{self._kept:,} of {self._images:,} images kept", f"{self._aside:,} set aside"]
+        return ", ".join([*parts, *self._rate()])
+
+    def rest(self) -> str:
+        """Shards: "3 of 8 shards, 3.1 images/s, about 2 min 5 s left"."""
+        parts = [f"{self._shards:,} of {counted(self._todo, 'shard')}", *self._rate()]
+        elapsed, left = self._clock() - self._started, self._todo - self._shards
+        if left and elapsed:
+            parts.append(f"about {duration(elapsed / self._shards * left)} left")
+        return ", ".join(parts)
+
+    def _rate(self) -> list[str]:
+        elapsed = self._clock() - self._started
+        return [f"{self._images / elapsed:,.1f} images/s"] if elapsed and self._images else []
+
+
 class Bars:
     """A bar a stage, and a line that counts images."""
 
-    def __init__(self, console: Console, stages: Sequence[str]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        stages: Sequence[str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._console = console
+        self._pace = Pace(clock)
         self._waiting = console.status("Starting Prefect")
         self._progress = Progress(
             TextColumn("{task.description}", justify="left", style="bold"),
@@ -89,7 +133,6 @@ class Bars:
         }
         self._parts = ShardProgress(stages)
         self._lock = threading.Lock()
-        self._images = self._kept = 0
 
     def __enter__(self) -> Self:
         """Say that the run starts; the bars come with the plan."""
@@ -115,17 +158,18 @@ class Bars:
                 self._parts.step(event)
             elif isinstance(event, ShardFinished):
                 self._parts.finish(event.manifest.index)
-                self._images += event.manifest.images
-                self._kept += event.manifest.kept
+                self._pace.finish(event.manifest)
             elif isinstance(event, Noticed):
                 self._console.print(Text(event.message, style="yellow"))
             else:
                 self._parts.finish(event.shard)
+                self._pace.finish(None)
                 self._console.print(Text(failure_line(event), style="red"))
             self._draw()
 
     def _plan(self, event: Planned) -> None:
         self._waiting.stop()
+        self._pace.plan(event.todo)
         for line in plan_lines(event.plan, event.todo):
             self._console.print(Text(line))
         for row in self._rows.values():
@@ -138,7 +182,7 @@ class Bars:
             done = self._parts.of(stage)
             if done:
                 self._progress.start_task(row)
-            note = f"{self._kept:,} of {self._images:,} images kept" if stage == "publish" else ""
+            note = self._pace.counts() if stage == "publish" else ""
             self._progress.update(row, completed=done, note=note)
 
 
@@ -147,6 +191,7 @@ class Lines:
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._pace = Pace(clock)
         self._clock = clock
         self._last = clock()
         self._lock = threading.Lock()
@@ -172,10 +217,13 @@ class Lines:
 
     def _lines(self, event: Event) -> list[str]:
         if isinstance(event, Planned):
+            self._pace.plan(event.todo)
             return plan_lines(event.plan, event.todo)
         if isinstance(event, ShardFinished):
-            return [finished_line(event.manifest)]
+            self._pace.finish(event.manifest)
+            return [f"{finished_line(event.manifest)}; {self._pace.rest()}"]
         if isinstance(event, ShardFailed):
+            self._pace.finish(None)
             return [failure_line(event)]
         if isinstance(event, Noticed):
             return [event.message]
@@ -222,3 +270,14 @@ def reasons(counts: Mapping[str, int]) -> str:
 def counted(number: int, noun: str) -> str:
     """'1 shard', '2,000 shards'."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def duration(seconds: float) -> str:
+    """'0.4 s', '12 s', '3 min 20 s', '4 h 10 min'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, left = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {left} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -12,8 +13,10 @@ from rich.text import Text
 from flows.progress import counted, reasons
 from rudalle_lib import registry
 from rudalle_lib.config import RunConfig
+from rudalle_lib.dataset_card import describe_usage
 from rudalle_lib.difference import Difference, compare, images_by_need
 from rudalle_lib.manifest import read_shard_manifests
+from rudalle_lib.metrics import prometheus_text
 from rudalle_lib.planning import Plan, count_images, plan_run
 from rudalle_lib.preflight import check_fit, check_inputs
 from rudalle_lib.stages import STAGES, weight_digests
@@ -86,9 +89,19 @@ def print_status(url: str) -> None:
         ("images", f"{sums.images:,} drawn, {sums.kept:,} published"),
         ("set aside", reasons(sums.rejected) or "nothing"),
         ("size", f"{sums.image_bytes / 1e6:,.1f} MB of images"),
-        ("seconds", _seconds(status)),
+        ("seconds", _by_stage(sums.seconds)),
+        ("waiting", _by_stage(sums.waiting)),
         ("last run", _last_run(status)),
+        *(describe_usage(status.run.usage) if status.run else []),
     ])  # fmt: skip
+
+
+def print_metrics(url: str) -> None:
+    """The same as Prometheus text."""
+    storage = Storage(url)
+    status = read_status(storage)
+    name = status.run.name if status.run else storage.public_path()
+    sys.stdout.write(prometheus_text(name, status.planned, status.run, status.totals))
 
 
 def print_models() -> None:
@@ -140,8 +153,7 @@ def _images(config: RunConfig, storage: Storage, plan: Plan, difference: Differe
     )
 
 
-def _seconds(status: Status) -> str:
-    seconds = status.totals.seconds
+def _by_stage(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{stage} {seconds[stage]:,.1f}" for stage in STAGES if stage in seconds)
 
 

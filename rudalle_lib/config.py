@@ -128,6 +128,11 @@ class RuntimeConfig(Section):
         description="Stop the run when more than this share of the work of its last shards failed; "
         "1 never stops.",
     )
+    price_per_device_hour: float | None = Field(
+        default=None,
+        ge=0,
+        description="What a device costs an hour, in any currency; with it runs tell their cost.",
+    )
 
     @property
     def device(self) -> str:
@@ -305,6 +310,11 @@ class PublishConfig(Section):
         ge=0,
         le=1000,
         description="Images on the contact sheet; 0 writes none.",
+        json_schema_extra=NOT_IDENTITY,
+    )
+    metrics: bool = Field(
+        default=False,
+        description="Write the run's figures as metrics.prom, in Prometheus' text format.",
         json_schema_extra=NOT_IDENTITY,
     )
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from rudalle_lib.records import RunManifest
+from rudalle_lib.records import RunManifest, RunTotals
+from rudalle_lib.run_figures import RunUsage
 from rudalle_lib.templating import fill
-
-STAGES = ("translate", "generate", "decode", "score", "upscale", "publish")
 
 
 @dataclass(frozen=True)
@@ -28,21 +27,11 @@ class CardModel:
     digest: str
 
 
-@dataclass(frozen=True)
-class ScoreSummary:
-    """Scores of the published images, cosines in [-1, 1]."""
-
-    lowest: float
-    mean: float
-    highest: float
-
-
 def render_dataset_card(
     manifest: RunManifest,
     models: Sequence[CardModel],
     languages: Sequence[str],
     columns: pa.Schema,
-    scores: ScoreSummary | None = None,
     contact_sheet: bool = False,
     gallery: bool = False,
 ) -> str:
@@ -53,7 +42,6 @@ def render_dataset_card(
         models: in the order of the stages.
         languages: codes of the prompts' languages.
         columns: schema of the metadata; descriptions are taken from the fields' metadata.
-        scores: None where no image was published.
         contact_sheet: whether `contact_sheet.png` lies beside the card.
         gallery: whether `gallery/index.html` does.
     """
@@ -71,8 +59,8 @@ def render_dataset_card(
             "kept": f"{totals.kept:,}",
             "prompts": f"{totals.prompts:,}",
             "contact_sheet": "".join(f"\n{line}\n" for line in shown),
-            "figures": "\n".join(_figures(manifest, scores)),
-            "rejects": _rejects(totals.rejected),
+            "figures": describe_figures(manifest),
+            "rejects": describe_rejects(totals.rejected),
             "models": "\n".join(_model_row(model) for model in models),
             "gallery_row": row * gallery,
             "columns": "\n".join(_column_row(column) for column in columns),
@@ -89,8 +77,9 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|#>~])", r"\\\1", line)
 
 
-def _figures(manifest: RunManifest, scores: ScoreSummary | None) -> list[str]:
-    totals = manifest.totals
+def describe_figures(manifest: RunManifest) -> str:
+    """The rows of a Markdown table with the run's figures."""
+    totals, scores = manifest.totals, manifest.scores
     rows = [
         ("Prompts", f"{totals.prompts:,}"),
         ("Candidate images", f"{totals.images:,}"),
@@ -104,15 +93,35 @@ def _figures(manifest: RunManifest, scores: ScoreSummary | None) -> list[str]:
     if totals.images:
         seconds = sum(totals.seconds.values())
         rows.append(("Work of all stages", f"{seconds:,.0f} s"))
-        rows.extend(
-            (f"... {stage}", f"{totals.seconds[stage]:,.1f} s")
-            for stage in STAGES
-            if stage in totals.seconds
-        )
-    return [f"| {name} | {value} |" for name, value in rows]
+        rows.extend((f"... {stage}", _times(totals, stage)) for stage in totals.seconds)
+    rows.extend(describe_usage(manifest.usage))
+    return "\n".join(f"| {name} | {value} |" for name, value in rows)
 
 
-def _rejects(rejected: Mapping[str, int]) -> str:
+def describe_usage(usage: RunUsage) -> list[tuple[str, str]]:
+    """What a run took, for people: what, and its figure."""
+    rows = [("Last run, from start to report", f"{usage.seconds:,.0f} s")]
+    if usage.images_per_second is not None:
+        rows.append(("... images drawn a second", f"{usage.images_per_second:,.2f}"))
+    if usage.idle_share is not None:
+        noun = "device" if usage.devices == 1 else "devices"
+        rows.append((f"... idle share of {usage.devices} {noun}", f"{usage.idle_share:.0%}"))
+    if usage.cost is not None:
+        rows.append(("Device time", f"{usage.device_hours:,.3f} h"))
+        rows.append(("Cost of the device time", f"{usage.cost:,.2f}"))
+    if usage.cost_per_published is not None:
+        rows.append(("... per published image", f"{usage.cost_per_published:,.6f}"))
+    return rows
+
+
+def _times(totals: RunTotals, stage: str) -> str:
+    waited = totals.waiting.get(stage, 0.0)
+    waiting = f", {waited:,.1f} s waiting for a device" if waited >= 0.05 else ""
+    return f"{totals.seconds[stage]:,.1f} s{waiting}"
+
+
+def describe_rejects(rejected: Mapping[str, int]) -> str:
+    """What was set aside, by reason, as a Markdown table."""
     if not any(rejected.values()):
         return "Nothing was rejected.\n"
     rows = [f"| `{reason}` | {count:,} |" for reason, count in sorted(rejected.items()) if count]

@@ -6,6 +6,7 @@ from rudalle_lib.digests import digest_of
 
 RUN_MANIFEST = "run.json"
 CARD = "README.md"
+METRICS = "metrics.prom"
 PLAN_FOLDER = "plan"
 STAGES_FOLDER = "stages"
 IMAGES_FOLDER = "data/images"

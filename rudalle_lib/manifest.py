@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -18,7 +18,14 @@ from typing import Any
 from rudalle_lib import layout, seals
 from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import ShardError, StorageError
-from rudalle_lib.records import DataFile, RunManifest, RunTotals, ShardManifest, StageArtifact
+from rudalle_lib.records import (
+    DataFile,
+    RunManifest,
+    RunTotals,
+    ShardManifest,
+    StageArtifact,
+)
+from rudalle_lib.run_figures import RunUsage, ScoreSummary
 from rudalle_lib.storage import Storage
 
 #: Packages whose versions a run records.
@@ -158,7 +165,13 @@ def read_run_manifest(storage: Storage) -> RunManifest | None:
         return None
     try:
         data = _unsealed(content)
-        return RunManifest(**{**data, "totals": RunTotals(**data["totals"])})
+        scores = data.get("scores")
+        return RunManifest(**{
+            **data,
+            "totals": RunTotals(**data["totals"]),
+            "usage": RunUsage(**data.get("usage", {})),
+            "scores": scores and ScoreSummary(**{**scores, "bins": tuple(scores["bins"])}),
+        })  # fmt: skip
     except (ValueError, TypeError, KeyError) as error:
         message = _not_a_manifest(storage, layout.RUN_MANIFEST, "run manifest", error)
         raise ShardError(message) from None
@@ -169,7 +182,8 @@ def totals(
 ) -> RunTotals:
     """Sums over finished shards, with the rows that the plan rejected (by reason)."""
     rejected: Counter[str] = Counter(plan_rejects or {})
-    seconds: dict[str, float] = {}
+    seconds: defaultdict[str, float] = defaultdict(float)
+    waiting: defaultdict[str, float] = defaultdict(float)
     shards = prompts = images = kept = image_bytes = 0
     for manifest in manifests:
         shards += 1
@@ -179,8 +193,10 @@ def totals(
         image_bytes += manifest.image_bytes
         rejected.update(manifest.rejected)
         for stage, artifact in manifest.stages.items():
-            seconds[stage] = seconds.get(stage, 0.0) + artifact.seconds
-    return RunTotals(shards, prompts, images, kept, dict(rejected), seconds, image_bytes)
+            seconds[stage] += artifact.seconds
+            waiting[stage] += artifact.waited
+    sums = (shards, prompts, images, kept, dict(rejected), dict(seconds), image_bytes)
+    return RunTotals(*sums, dict(waiting))
 
 
 def package_versions() -> dict[str, str]:

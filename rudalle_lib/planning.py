@@ -115,6 +115,14 @@ def plan_run(
     )
 
 
+def plan_prompts(storage: Storage, prompts: pa.Table) -> ShardSpec:
+    """Write prompts, in the columns of a plan file, as the only shard of an empty output."""
+    with _ShardWriter(storage, [], prompts.num_rows, write=True) as writer:
+        writer.add(prompts)
+    (shard,) = writer.made
+    return shard
+
+
 def read_tables(storage: Storage) -> dict[str, dict[str, int]]:
     """What the last reading of every prompt table counted, by its public URL: rows, removed."""
     tables = {}

@@ -24,8 +24,12 @@ def check_inputs(config: RunConfig) -> None:
     next(read_prompt_blocks(config.prompts.uri, config.prompts.columns, 1), None)
 
 
-def check_run(config: RunConfig) -> dict[str, str]:
+def check_run(config: RunConfig, output: bool = True) -> dict[str, str]:
     """Check all that a run needs, the cheapest first; nothing but a passing probe is written.
+
+    Args:
+        config: what is asked for.
+        output: whether to see if the output can be written to.
 
     Returns:
         The digest of the weights of every stage that has a model.
@@ -42,7 +46,8 @@ def check_run(config: RunConfig) -> dict[str, str]:
     check_inputs(config)
     for device in resolve_devices(config.runtime.devices):
         resolve_dtype(config.runtime.dtype, device)
-    Storage(config.output).check_writable()
+    if output:
+        Storage(config.output).check_writable()
     digests = weight_digests(config)
     check_fit(config)
     return digests

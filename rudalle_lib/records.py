@@ -23,6 +23,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import pyarrow as pa
 
+from rudalle_lib.run_figures import RunUsage, ScoreSummary
+
 #: Why a prompt or an image was not published.
 Reason = Literal[
     "empty_prompt",
@@ -114,13 +116,32 @@ class ShardSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """How a stage came by its devices: seconds of waiting for them, how many it held, and when it
+    gave them back (ISO 8601, UTC). A stage without a network holds none.
+    """
+
+    waited: float = 0.0
+    devices: int = 0
+    until: str = ""
+
+
+NO_DEVICE = DeviceUse()
+
+
+@dataclass(frozen=True, slots=True)
 class StageArtifact:
-    """A reference to what a stage made of a shard; `seconds` is the time that making it took."""
+    """A reference to what a stage made of a shard; `seconds` is the time that making it took, while
+    it held `devices` devices until `until`, for which it had `waited` seconds (see `DeviceUse`).
+    """
 
     uri: str
     fingerprint: str
     rows: int
     seconds: float
+    waited: float = 0.0
+    devices: int = 0
+    until: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +285,9 @@ class ShardManifest:
 
 @dataclass(frozen=True, slots=True)
 class RunTotals:
-    """Sums over the finished shards; `rejected` counts by reason, `seconds` by stage."""
+    """Sums over the finished shards; `rejected` counts by reason, `seconds` (of work) and `waiting`
+    (for a device, in seconds) by stage.
+    """
 
     shards: int = 0
     prompts: int = 0
@@ -273,6 +296,7 @@ class RunTotals:
     rejected: Mapping[str, int] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     image_bytes: int = 0
+    waiting: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +317,8 @@ class RunManifest:
     started: str
     finished: str
     tables: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    usage: RunUsage = RunUsage()
+    scores: ScoreSummary | None = None
 
 
 def image_id(prompt_id: str, replica: int) -> str:

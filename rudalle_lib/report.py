@@ -18,7 +18,7 @@ from PIL import Image
 from rudalle_lib import layout
 from rudalle_lib.config import RunConfig
 from rudalle_lib.contact_sheet import Tile, draw_contact_sheet, encode_contact_sheet
-from rudalle_lib.dataset_card import CardModel, ScoreSummary, render_dataset_card
+from rudalle_lib.dataset_card import CardModel, render_dataset_card
 from rudalle_lib.errors import ShardError, StorageError
 from rudalle_lib.gallery_files import (
     SHOWN_IMAGES,
@@ -33,6 +33,7 @@ from rudalle_lib.manifest import (
     totals,
     write_run_manifest,
 )
+from rudalle_lib.metrics import prometheus_text
 from rudalle_lib.planning import read_tables
 from rudalle_lib.records import (
     ImageRecord,
@@ -42,8 +43,10 @@ from rudalle_lib.records import (
     from_table,
     schema,
 )
+from rudalle_lib.run_figures import ScoreSummary
 from rudalle_lib.stages import IMAGE_ENCODER, models
 from rudalle_lib.storage import Storage
+from rudalle_lib.usage import measure_usage
 
 
 @dataclass
@@ -76,6 +79,8 @@ def write_report(
     entries = models(config)
     names = {stage: entry.name for stage, entry in entries.items()}
     names[IMAGE_ENCODER] = str(config.generate.image_encoder)
+    published = read_published(storage, manifests)
+    finished = datetime.now(UTC).isoformat(timespec="milliseconds")
     run = RunManifest(
         name=config.name,
         config=config.public_dict(),
@@ -86,9 +91,10 @@ def write_report(
         totals=totals(manifests, count_plan_rejects(storage)),
         tables=read_tables(storage),
         started=started,
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished=finished,
+        usage=measure_usage(manifests, started, finished, config.runtime.price_per_device_hour),
+        scores=published.scores,
     )
-    published = read_published(storage, manifests)
     used = [entry.name for entry in entries.values()]
     sheet = write_contact_sheet(storage, config, run, published.records, used)
     if config.publish.gallery:
@@ -98,9 +104,11 @@ def write_report(
         for stage, entry in entries.items()
     ]
     languages = sorted(published.languages)
-    shown = (published.columns, published.scores, sheet, config.publish.gallery)
+    shown = (published.columns, sheet, config.publish.gallery)
     card = render_dataset_card(run, cards, languages, *shown)
     storage.write_bytes(layout.CARD, card.encode())
+    if config.publish.metrics:
+        storage.write_bytes(layout.METRICS, prometheus_text(run.name, shards_planned, run).encode())
     write_run_manifest(storage, run)
     return run
 
@@ -154,9 +162,17 @@ def read_published(storage: Storage, manifests: Sequence[ShardManifest]) -> Publ
         room = SHOWN_IMAGES - len(published.records)
         published.records += from_table(table.slice(0, room), ImageRecord)
     if scores:
-        mean = sum(scores) / len(scores)
-        published.scores = ScoreSummary(min(scores), mean, max(scores))
+        published.scores = summarise(scores)
     return published
+
+
+def summarise(scores: Sequence[float], bins: int = 20) -> ScoreSummary:
+    """Some scores, one at least, as a few figures."""
+    low, high = min(scores), max(scores)
+    step = (high - low) / bins or 1.0
+    places = Counter(min(int((score - low) / step), bins - 1) for score in scores)
+    counts = tuple(places[place] for place in range(bins))
+    return ScoreSummary(low, sum(scores) / len(scores), high, counts)
 
 
 # --- contact sheet -----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 
 import pyarrow as pa
 
@@ -16,7 +17,7 @@ from rudalle_lib import layout, registry, weight_files
 from rudalle_lib.config import RunConfig
 from rudalle_lib.errors import DamagedError
 from rudalle_lib.manifest import fingerprint
-from rudalle_lib.records import Reason, ShardSpec, StageArtifact
+from rudalle_lib.records import NO_DEVICE, DeviceUse, Reason, ShardSpec, StageArtifact
 from rudalle_lib.registry import Kind, ModelEntry
 from rudalle_lib.storage import Storage
 
@@ -25,6 +26,9 @@ Refused = tuple[Reason, str]
 
 REFUSED = "refused"
 """Metadata of an artifact: the prompts that its stage could not work on."""
+
+USE = "use"
+"""Metadata of an artifact: how its stage came by its devices."""
 
 REOPENED = "reopened"
 """Metadata of an artifact: prompts that its stage is asked to try once more; the rest is done."""
@@ -145,7 +149,8 @@ def find_artifact(
         notice(f"{error} It is made again.")
         return None
     rows, seconds = int(metadata["rows"]), float(metadata["seconds"])
-    return StageArtifact(storage.url(path), expected, rows, seconds)
+    use = json.loads(metadata.get(USE, "{}"))
+    return StageArtifact(storage.url(path), expected, rows, seconds, **use)
 
 
 def write_artifact(
@@ -155,12 +160,14 @@ def write_artifact(
     fingerprint: str,
     table: pa.Table,
     seconds: float,
+    use: DeviceUse = NO_DEVICE,
 ) -> StageArtifact:
-    """Write what a stage made of a shard; `seconds` is what making it took."""
+    """Write what a stage made of a shard; `seconds` is what making it took, `use` on what."""
     path, seconds = layout.stage_path(stage, shard.index), round(seconds, 3)
     metadata = {"fingerprint": fingerprint, "rows": str(table.num_rows), "seconds": str(seconds)}
-    storage.write_table(path, table, metadata)
-    return StageArtifact(storage.url(path), fingerprint, table.num_rows, seconds)
+    held = asdict(use)
+    storage.write_table(path, table, {**metadata, USE: json.dumps(held)})
+    return StageArtifact(storage.url(path), fingerprint, table.num_rows, seconds, **held)
 
 
 def with_refused(table: pa.Table, refused: Mapping[str, Refused]) -> pa.Table:

@@ -57,7 +57,7 @@ def decode(
             records |= zip(batch, pictures, strict=True)
             report(len(records), len(rows))
     table = to_table([records[index] for index in range(len(rows))], PictureRecord)
-    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds)
+    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds, slot.use)
 
 
 def _decode_batch(

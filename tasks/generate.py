@@ -78,7 +78,7 @@ def generate(
         for candidate, canvas in zip(candidates, drawn, strict=True)
     ]
     table = with_refused(to_table(records, TokensRecord), ready.refused)
-    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds)
+    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds, slot.use)
 
 
 def _int64(rows: Sequence[list[int]], length: int = -1) -> Tensor:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache, lru_cache
 
 import torch
@@ -19,16 +20,18 @@ from rudalle_lib import weights as loading
 from rudalle_lib.config import RuntimeConfig, WeightsConfig
 from rudalle_lib.devices import resolve_devices, resolve_dtype, set_threads
 from rudalle_lib.memory import clear_out_of_memory
+from rudalle_lib.records import NO_DEVICE, DeviceUse
 from rudalle_lib.translation import Translator
 from rudalle_lib.weights import LoadedDecoder, LoadedScorer, LoadedUpscaler, LoadedVqGan
 
 
 @dataclass
 class DeviceSlot:
-    """Devices that are this task's alone; `seconds` is how long, once they are given back."""
+    """Devices that are this task's alone; how long and until when, once they are given back."""
 
     devices: tuple[torch.device, ...]
     seconds: float = 0.0
+    use: DeviceUse = NO_DEVICE
 
     @property
     def device(self) -> torch.device:
@@ -54,6 +57,7 @@ def device_slot(
     devices = resolve_devices(runtime.devices)
     turn = shard_index % len(devices)
     slot = DeviceSlot(tuple(devices if every else devices[turn : turn + 1]))
+    asked = time.perf_counter()
     with ExitStack() as locks:
         for device in slot.devices:  # always in the same order, so that nobody waits in a ring
             locks.enter_context(_device_lock(str(device)))
@@ -62,6 +66,8 @@ def device_slot(
         with clear_out_of_memory("the network of this stage beside what it works on"):
             yield slot
         slot.seconds = time.perf_counter() - started
+        until = datetime.now(UTC).isoformat(timespec="milliseconds")
+        slot.use = DeviceUse(round(started - asked, 3), len(slot.devices), until)
 
 
 # Loaders are called with the device's slot held, so no model is loaded twice at once.

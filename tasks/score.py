@@ -60,7 +60,7 @@ def score(
         for row, (cosine, probability), place in zip(drawn, scores, ranks, strict=True)
     ]
     table = to_table(records, ScoreRecord)
-    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds)
+    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds, slot.use)
 
 
 def _scores(

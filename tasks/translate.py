@@ -6,7 +6,7 @@ from prefect import task
 
 from rudalle_lib.config import TranslateConfig
 from rudalle_lib.planning import read_shard
-from rudalle_lib.records import Prompt, StageArtifact, TranslationRecord, to_table
+from rudalle_lib.records import NO_DEVICE, Prompt, StageArtifact, TranslationRecord, to_table
 from rudalle_lib.stages import find_artifact, write_artifact
 from rudalle_lib.storage import Storage
 from rudalle_lib.translation import detect_language
@@ -37,13 +37,13 @@ def translate(
     foreign = [
         prompt.text for prompt, language in zip(prompts, languages, strict=True) if language != "ru"
     ]
-    seconds = 0.0
+    seconds, use = 0.0, NO_DEVICE
     translated: dict[str, str | None] = {}
     if foreign:
         with device_slot(job.runtime, job.shard.index) as slot:
             model = translator(section.model, job.weights, slot.device)
             answers = model.translate(foreign, "en", section.batch_size)
-        seconds = slot.seconds
+        seconds, use = slot.seconds, slot.use
         translated = dict(zip(foreign, answers, strict=True))
     records = [
         TranslationRecord(
@@ -55,7 +55,7 @@ def translate(
         for prompt, language in zip(prompts, languages, strict=True)
     ]
     table = to_table(records, TranslationRecord)
-    return write_artifact(storage, STAGE, job.shard, fingerprint, table, seconds)
+    return write_artifact(storage, STAGE, job.shard, fingerprint, table, seconds, use)
 
 
 def _language(prompt: Prompt, section: TranslateConfig) -> str:

@@ -62,9 +62,8 @@ def upscale(
     have = {row.image_id: row for row in (*before, *enlarged)}
     records = [have[row.image_id] for row in rows if row.image_id in have]
     seconds = slot.seconds + (done.seconds if done is not None else 0.0)
-    return write_artifact(
-        storage, STAGE, job.shard, fingerprint, to_table(records, PictureRecord), seconds
-    )
+    table = to_table(records, PictureRecord)
+    return write_artifact(storage, STAGE, job.shard, fingerprint, table, seconds, slot.use)
 
 
 def _enlarge(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from flows.progress import Bars, Lines, ShardProgress, View, counted, make_view, plan_lines
+from flows.progress import Bars, Lines, Pace, ShardProgress, View, counted, make_view, plan_lines
 from rudalle_lib.planning import Plan
 from rudalle_lib.records import DataFile, ShardManifest, ShardSpec, StageArtifact
 from rudalle_lib.stages import STAGES
@@ -59,7 +59,7 @@ def test_plain_lines_say_the_plan_every_shard_and_why_one_failed() -> None:
     assert show(lambda console: Lines(console, clock=lambda: 0.0), False, *EVENTS).splitlines() == [
         "4 prompts in 2 shards, 2 new; 2 shards to do",
         "3 rows of the table rejected: 2 empty_prompt, 1 duplicate",
-        "shard 00000: 3 of 8 images kept, 5 rows set aside, 1.2 s",
+        "shard 00000: 3 of 8 images kept, 5 rows set aside, 1.2 s; 1 of 2 shards",
         "shard 00001 failed: decode: [bold]no[/bold]",
     ]
 
@@ -74,8 +74,19 @@ def test_a_long_stage_gives_a_sign_of_life_every_half_minute() -> None:
 def test_bars_show_every_stage_and_count_images() -> None:
     shown = show(lambda console: Bars(console, STAGES), True, *EVENTS)
     assert all(stage in shown for stage in STAGES)
-    assert "3 of 8 images kept" in shown
+    assert "3 of 8 images kept, 5 set aside" in shown
     assert "decode: [bold]no[/bold]" in shown
+
+
+def test_pace_and_what_is_left_follow_from_what_is_done() -> None:
+    times = iter([0.0, 100.0])
+    pace = Pace(lambda: next(times, 104.0))
+    pace.plan(3)
+    pace.finish(MANIFEST)
+    assert pace.counts() == "3 of 8 images kept, 5 set aside, 2.0 images/s"
+    assert pace.rest() == "1 of 3 shards, 2.0 images/s, about 8.0 s left"
+    pace.finish(None)
+    assert pace.rest() == "2 of 3 shards, 2.0 images/s, about 2.0 s left"
 
 
 def test_nothing_to_do_draws_no_bars() -> None:

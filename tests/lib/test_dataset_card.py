@@ -5,18 +5,31 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from rudalle_lib.dataset_card import CardModel, ScoreSummary, plain, render_dataset_card
+from rudalle_lib.dataset_card import CardModel, plain, render_dataset_card
 from rudalle_lib.records import ImageRecord, RunManifest, RunTotals, schema
+from rudalle_lib.run_figures import RunUsage, ScoreSummary
 
-TOTALS = RunTotals(3, 62, 512, 118, {"duplicate": 1, "not_in_best_k": 394}, {"generate": 41.5})
+TOTALS = RunTotals(
+    3,
+    62,
+    512,
+    118,
+    {"duplicate": 1, "not_in_best_k": 394},
+    {"generate": 41.5},
+    0,
+    {"generate": 2.5},
+)
+USAGE = RunUsage(60.0, 8.53, 2, 0.25, 0.02, 0.06, 0.000508)
+SCORES = ScoreSummary(0.21, 0.354, 0.48, (100, 18))
 
 
 def card(name: str = "demo", totals: RunTotals = TOTALS, **more: bool) -> str:
     versions = {"rudalle-flows": "0.1.0"}
-    manifest = RunManifest(name, {"seed": 7}, "d", {}, versions, 3, totals, "start", "end")
+    manifest = RunManifest(
+        name, {"seed": 7}, "d", {}, versions, 3, totals, "start", "end", {}, USAGE, SCORES
+    )
     models = [CardModel("generate", "demo-dalle", "Apache-2.0", "0123456789abcdef0123")]
-    summary = ScoreSummary(0.21, 0.354, 0.48)
-    return render_dataset_card(manifest, models, ["en", "ru"], schema(ImageRecord), summary, **more)
+    return render_dataset_card(manifest, models, ["en", "ru"], schema(ImageRecord), **more)
 
 
 @pytest.mark.parametrize("name", ["demo", "a: b #c", '"]\n---\n', "<b>|*x*"])
@@ -28,8 +41,15 @@ def test_the_front_matter_is_yaml_whatever_the_name(name: str) -> None:
 
 def test_it_tells_the_figures_models_and_every_column() -> None:
     text = card()
-    for part in ("118", "| `not_in_best_k` | 394 |", "0.210 / 0.354 / 0.480", "41.5 s"):
+    for part in ("118", "| `not_in_best_k` | 394 |", "0.210 / 0.354 / 0.480"):
         assert part in text
+    for row in (
+        "| ... generate | 41.5 s, 2.5 s waiting for a device |",
+        "| ... images drawn a second | 8.53 |",
+        "| ... idle share of 2 devices | 25% |",
+        "| ... per published image | 0.000508 |",
+    ):
+        assert row in text
     assert "| generate | demo-dalle | Apache-2.0 | `0123456789abcdef` |" in text
     for name in schema(ImageRecord).names:
         assert f"| `{name}` |" in text

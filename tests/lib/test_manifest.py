@@ -144,6 +144,7 @@ def test_totals_are_sums() -> None:
         kept=10,
         rejected={"duplicate": 2, "below_threshold": 3, "not_in_best_k": 20},
         seconds={"score": 3.0},
+        waiting={"score": 0.0},
         image_bytes=2000,
     )
 

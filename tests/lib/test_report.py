@@ -24,6 +24,7 @@ from tests.lib.test_gallery import data_of, rows_of
 from tests.lib.test_shards import record
 
 WEIGHTS = {stage: f"{stage} digest" for stage in NAMES}
+STARTED = "2021-11-02T00:00:00+00:00"
 PARTS = ("run.json", "README.md", "contact_sheet.png", "gallery/index.html")
 
 
@@ -43,7 +44,7 @@ def rows_of_gallery(storage: Storage) -> list[dict[str, Any]]:
 
 
 def test_every_part_is_written_and_tells_the_totals(storage: Storage, config: RunConfig) -> None:
-    run = write_report(storage, config, WEIGHTS, 1, "2021-11-02T00:00:00+00:00")
+    run = write_report(storage, config, WEIGHTS, 1, STARTED)
     assert all(storage.exists(part) for part in PARTS)
     assert (run.totals.kept, run.totals.images, run.totals.rejected["empty_prompt"]) == (2, 8, 1)
     assert run.weights["demo-dalle"] == "generate digest"
@@ -60,7 +61,7 @@ def test_every_part_is_written_and_tells_the_totals(storage: Storage, config: Ru
 def test_rejects_are_shown_with_reason_score_seed_and_a_small_picture(
     storage: Storage, config: RunConfig
 ) -> None:
-    write_report(storage, config, WEIGHTS, 1, "")
+    write_report(storage, config, WEIGHTS, 1, STARTED)
     rejects: dict[str, list[dict[str, Any]]] = {}
     for row in rows_of_gallery(storage):
         rejects.setdefault(row.get("reason", "published"), []).append(row)
@@ -81,7 +82,7 @@ def test_the_gallery_stays_small_however_much_there_is(
 ) -> None:
     monkeypatch.setattr(gallery_files, "SHOWN_IMAGES", 1)
     monkeypatch.setattr(gallery_files, "SHOWN_REJECTS", 1)
-    run = write_report(storage, config, WEIGHTS, 1, "")
+    run = write_report(storage, config, WEIGHTS, 1, STARTED)
     kinds = [
         "published" if "reason" not in row else "image" if "id" in row else "prompt"
         for row in rows_of_gallery(storage)
@@ -95,12 +96,12 @@ def test_chunks_that_are_no_longer_needed_are_deleted(
     storage: Storage, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gallery_files, "CHUNK", 4)
-    write_report(storage, config, WEIGHTS, 1, "")
+    write_report(storage, config, WEIGHTS, 1, STARTED)
     chunks = storage.list("gallery/data")
     assert len(chunks) == 3
     assert len(rows_of_gallery(storage)) == 11
     monkeypatch.undo()
-    write_report(storage, config, WEIGHTS, 1, "")
+    write_report(storage, config, WEIGHTS, 1, STARTED)
     assert storage.list("gallery/data") == chunks[:1]
 
 
@@ -109,7 +110,7 @@ def test_without_stages_rejected_images_have_no_picture(
 ) -> None:
     for stage in ("score", "decode", "generate"):
         storage.delete(f"stages/{stage}/00000.parquet")
-    write_report(storage, config, WEIGHTS, 1, "")
+    write_report(storage, config, WEIGHTS, 1, STARTED)
     rejected = [row for row in rows_of_gallery(storage) if row.get("reason") == "not_in_best_k"]
     assert rejected and not any({"source", "score", "seed"} & set(row) for row in rejected)
 
@@ -119,7 +120,7 @@ def test_a_gallery_to_pass_on_is_one_page_with_whole_links(
 ) -> None:
     with pytest.raises(StorageError, match=r"no finished run .* expected run\.json"):
         render_shared_gallery(storage, 60)
-    write_report(storage, config, WEIGHTS, 1, "")
+    write_report(storage, config, WEIGHTS, 1, STARTED)
     data = data_of(render_shared_gallery(storage, 60))
     assert data["chunks"] == [] and len(data["rows"]) == 11
     links = [row["source"] for row in data["rows"] if "reason" not in row]
@@ -129,7 +130,7 @@ def test_a_gallery_to_pass_on_is_one_page_with_whole_links(
 
 def test_a_report_is_current_until_something_changes(storage: Storage, config: RunConfig) -> None:
     assert current_report(storage, config, 1) is None
-    run = write_report(storage, config, WEIGHTS, 1, "")
+    run = write_report(storage, config, WEIGHTS, 1, STARTED)
     assert current_report(storage, config, 1) == run
     assert current_report(storage, config, 2) is None
     assert current_report(storage, config.model_copy(update={"name": "x"}), 1) is None
@@ -140,11 +141,11 @@ def test_a_report_is_current_until_something_changes(storage: Storage, config: R
 def test_a_run_that_keeps_nothing_has_a_report_without_a_contact_sheet(
     storage: Storage, config: RunConfig, tmp_path: Path
 ) -> None:
-    write_report(storage, config, WEIGHTS, 1, "")
+    write_report(storage, config, WEIGHTS, 1, STARTED)
     strict = config.score.model_copy(update={"min_score": 0.99})
     config = config.model_copy(update={"score": strict})
     publish_by_hand(storage, config, plan_by_hand(config, tmp_path))
-    run = write_report(storage, config, WEIGHTS, 1, "")
+    run = write_report(storage, config, WEIGHTS, 1, STARTED)
     assert run.totals.kept == 0
     assert not storage.exists("contact_sheet.png")
     assert "contact_sheet.png" not in storage.read_bytes("README.md").decode()
@@ -155,14 +156,14 @@ def test_an_encoder_of_image_prompts_is_among_the_weights(
 ) -> None:
     generate = config.generate.model_copy(update={"image_encoder": "vqgan-f8"})
     changed = config.model_copy(update={"generate": generate})
-    run = write_report(storage, changed, {**WEIGHTS, "image_encoder": "other"}, 1, "")
+    run = write_report(storage, changed, {**WEIGHTS, "image_encoder": "other"}, 1, STARTED)
     assert run.weights["vqgan-f8"] == "other"
 
 
 def test_status_comes_from_storage_alone(storage: Storage, config: RunConfig) -> None:
     status = read_status(storage)
     assert (status.planned, status.totals.shards, status.run) == (1, 1, None)
-    run = write_report(storage, config, WEIGHTS, 1, "")
+    run = write_report(storage, config, WEIGHTS, 1, STARTED)
     assert read_status(storage).run == run
 
 

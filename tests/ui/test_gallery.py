@@ -18,6 +18,7 @@ from tests.hand_made import NAMES, plan_by_hand, publish_by_hand
 from tests.ui.drawn_gallery import write_drawn_gallery
 
 COUNT = 10_000
+STARTED = "2021-11-02T00:00:00+00:00"
 PHONE = {"width": 390, "height": 844}
 
 
@@ -242,7 +243,7 @@ def published(s3_url: str, tmp_path: Path) -> Storage:
     config = RunConfig.model_validate({"name": "on S3", "output": s3_url})
     storage = Storage(s3_url)
     publish_by_hand(storage, config, plan_by_hand(config, tmp_path))
-    write_report(storage, config, dict.fromkeys(NAMES, "digest"), 1, "")
+    write_report(storage, config, dict.fromkeys(NAMES, "digest"), 1, STARTED)
     return storage
 
 

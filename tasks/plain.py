@@ -1,0 +1,55 @@
+"""The stages of a shard one after another in this process, without Prefect: for a few pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rudalle_lib.config import RunConfig
+from rudalle_lib.records import ShardManifest, ShardSpec, StageArtifact
+from rudalle_lib.stages import fingerprints, models
+from tasks.decode import decode
+from tasks.generate import generate
+from tasks.job import Job
+from tasks.loaded_models import decoder, device_slot, scorer, translator, upscaler, vqgan
+from tasks.publish import publish
+from tasks.score import score
+from tasks.translate import translate
+from tasks.upscale import upscale
+
+
+def load_models(config: RunConfig) -> float:
+    """Load the models of the run, so that no stage is timed with that; the seconds it took."""
+    weights, runtime = config.weights, config.runtime
+    with device_slot(runtime, 0, runtime.split_decoder) as slot:
+        translator(config.translate.model, weights, slot.device)
+        decoder(config.generate.model, weights, slot.devices, runtime.dtype)
+        vqgan(config.decode.model, weights, slot.device)
+        scorer(config.score.model, weights, slot.device)
+        if config.upscale.model is not None:
+            upscaler(config.upscale.model, weights, slot.device)
+    return slot.seconds
+
+
+def work_on(config: RunConfig, weights: Mapping[str, str], shard: ShardSpec) -> ShardManifest:
+    """Take a planned shard through all stages; `weights` are digests by stage.
+
+    Raises:
+        RudalleError: a stage failed; nothing is tried again.
+    """
+    job = Job(shard, config.output, config.runtime, config.weights)
+    names = {stage: entry.name for stage, entry in models(config).items()}
+    of = fingerprints(config, weights, shard)
+    made: dict[str, StageArtifact] = {}
+    made["translate"] = translate.fn(config.translate, job, of["translate"])
+    made["generate"] = generate.fn(
+        config.generate, job, made["translate"], of["generate"], config.seed
+    )
+    made["decode"] = decode.fn(config.decode, job, made["generate"], of["decode"])
+    made["score"] = score.fn(config.score, job, made["translate"], made["decode"], of["score"])
+    if config.upscale.model is not None:
+        made["upscale"] = upscale.fn(
+            config.upscale, config.score, job, made["decode"], made["score"], of["upscale"]
+        )
+    return publish.fn(
+        config.publish, config.score, job, names, made, of["publish"], config.digest()
+    )
