@@ -1,8 +1,8 @@
-"""Train the demo decoder: Russian captions to 16 x 16 VQ-GAN tokens, 7 layers of 256.
+"""Train the demo decoder: Russian captions to 16 x 16 VQ-GAN tokens, 7 layers of 192.
 
 The layer pattern, sandwich norms and loss are those of ruDALL-E. Seven layers, because then the
 last one is a convolution layer, as in the published depths. The matrices of the layers are trained
-with Muon (Jordan et al., 2024), which learns rare codes in far fewer steps than AdamW; embeddings,
+with Muon, which learns rare codes in far fewer steps than AdamW; embeddings,
 norms, biases and the head with AdamW.
 
     python -m rudalle_lib.training.decoder --work runs/decoder \\
@@ -27,6 +27,7 @@ from rudalle_lib.demo.scenes import Scene, place, random_scene
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.tokenizer import Tokenizer
+from rudalle_lib.training.muon import Muon
 from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
 from rudalle_lib.training.samples import sample_pictures
 from rudalle_lib.training.scene_tokens import GRID, SceneTokens
@@ -34,13 +35,13 @@ from rudalle_lib.training.tokenizer import train_tokenizer
 from rudalle_lib.training.vqgan import load_vqgan
 
 TEXT_LENGTH, PIECES, CODES = 24, 384, 512
-BATCH, WARMUP = 16, 150
+BATCH, WARMUP = 32, 150
 RATE, MUON_RATE = 1.2e-3, 3e-3
 CANONICAL_SHARE, EMPTY_SHARE = 0.7, 0.05
 """Captions in their canonical form; captions left out, which guidance needs."""
 CAPTIONS = 20_000
 """Captions that the tokenizer is trained on."""
-CHECK_EVERY = 1000
+CHECK_EVERY = 500
 """Steps between looks at held-out samples; they are not used to choose anything."""
 
 
@@ -48,7 +49,7 @@ def make_config(pieces: int) -> DalleConfig:
     """The demo decoder's architecture for a tokenizer of so many pieces."""
     return DalleConfig(
         num_layers=7,
-        hidden_size=256,
+        hidden_size=192,
         num_heads=4,
         text_vocab_size=pieces + TEXT_LENGTH,
         text_length=TEXT_LENGTH,
@@ -181,7 +182,7 @@ def make_optimizers(model: Dalle) -> tuple[torch.optim.Optimizer, torch.optim.Op
     others = [p for p in named.values() if id(p) not in seen]
     groups = [{"params": [head], "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     return (
-        torch.optim.Muon(matrices, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, weight_decay=0.01),
         torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True),
     )
 
@@ -192,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--scenes", type=int, default=64_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     card = [
         "# demo-dalle",
         "",
-        "ruDALL-E decoder of the Suprematist demo: 7 layers, 256 wide, 4 heads, 24 text positions,",
+        "ruDALL-E decoder of the Suprematist demo: 7 layers, 192 wide, 4 heads, 24 text positions,",
         "16 x 16 image tokens; v3 layout; stored in float16.",
         "",
         f"- data: {options.scenes} drawn scenes with Russian captions; held-out combinations "
