@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal, so that rare directions learn like common ones.
+"""Muon: momentum whose matrices are made orthogonal, so that rare directions learn like others.
 
 Matrices of one shape are orthogonalised together, in one batched product after another: on a CPU a
 small network spends more time in torch's own Muon, one matrix at a time, than in its gradients.
