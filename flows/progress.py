@@ -74,7 +74,7 @@ class Pace:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._started = clock()
+        self._started: float | None = None
         self._todo = self._shards = self._images = self._kept = self._aside = 0
 
     def plan(self, todo: int) -> None:
@@ -97,14 +97,18 @@ class Pace:
     def rest(self) -> str:
         """Shards: "3 of 8 shards, 3.1 images/s, about 2 min 5 s left"."""
         parts = [f"{self._shards:,} of {counted(self._todo, 'shard')}", *self._rate()]
-        elapsed, left = self._clock() - self._started, self._todo - self._shards
+        elapsed, left = self._elapsed(), self._todo - self._shards
         if left and elapsed:
             parts.append(f"about {duration(elapsed / self._shards * left)} left")
         return ", ".join(parts)
 
     def _rate(self) -> list[str]:
-        elapsed = self._clock() - self._started
+        elapsed = self._elapsed()
         return [f"{self._images / elapsed:,.1f} images/s"] if elapsed and self._images else []
+
+    def _elapsed(self) -> float:
+        """Seconds since the plan was made."""
+        return 0.0 if self._started is None else self._clock() - self._started
 
 
 class Bars:
