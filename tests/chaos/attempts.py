@@ -23,7 +23,10 @@ from rudalle_lib.storage import Storage
 PRELOADED = ["flows.generate_dataset", "tests.chaos.attempts"]
 """Imported once, in the process that all attempts are forked from: an attempt starts at once."""
 
-TIMES = {"seconds", "started", "finished", "config_digest", "cost", "seal"}
+TIMES = {
+    *("seconds", "started", "finished", "config_digest", "cost", "seal"),
+    *("use", "usage", "waited", "waiting", "until", "devices"),
+}
 """Keys of manifests that may differ between equal runs; the digest covers the output's URL, the
 seal all others."""
 
@@ -121,7 +124,7 @@ def _without_times(path: str, content: bytes) -> Any:
         return _plain(json.loads(content))
     if path == "README.md":
         lines = content.decode().splitlines()
-        return [line for line in lines if not re.search(r"\d (s|min|h)\b|seconds", line)]
+        return [line for line in lines if not re.search(r"\d (s|min|h)\b|second|idle", line)]
     return content
 
 
