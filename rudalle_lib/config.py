@@ -167,8 +167,10 @@ class GenerateConfig(Section):
 
     model: str = Field(default="demo-dalle", description="Decoder, by registry name.")
     images: int = Field(default=8, ge=1, le=1000, description="Candidate images per prompt.")
-    batch_size: Positive = Field(
-        default=64, description="Images drawn at once.", json_schema_extra=NOT_IDENTITY
+    batch_size: Positive | Literal["auto"] = Field(
+        default=64,
+        description="Images drawn at once; auto is what fits into free memory, at most 256.",
+        json_schema_extra=NOT_IDENTITY,
     )
     temperature: float = Field(
         default=1.0,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rudalle_lib.errors import RudalleError, SettingsError
 from rudalle_lib.guidance import NO_GUIDANCE, GuidedDecoder
+from rudalle_lib.memory import in_fitting_batches
 from rudalle_lib.models.dalle import Dalle
 from rudalle_lib.noise import gumbel_noise
 
@@ -173,7 +174,7 @@ def generate_tokens(
             they share its keys and values.
         seeds: int64 [N], the seed of each image.
         settings: one for all, or one an image.
-        batch_size: images drawn at a time.
+        batch_size: images drawn at a time; halved, with a warning, where memory runs out.
         progress: called after each step.
         empty_text: int64 [text_length], ids of the empty text; needed where there is guidance.
         given: int64 [N, H * W], tokens that are not drawn but as given, `DRAW` elsewhere.
@@ -182,6 +183,7 @@ def generate_tokens(
 
     Raises:
         SettingsError: sizes or ids that do not fit the model or each other.
+        OutOfMemoryError: there is not enough memory even for one image.
         RudalleError: the network's output is not finite.
     """
     images, length = len(prompt_index), model.config.image_length
@@ -194,14 +196,18 @@ def generate_tokens(
         torch.empty(images),
         torch.empty(images, length),
     )
-    for start in range(0, images, batch_size):
-        rows = slice(start, min(start + batch_size, images))
 
-        def report(step: int, before: int = start, size: int = rows.stop - start) -> None:
+    def draw(batch: Sequence[int]) -> tuple[Tensor, Tensor]:
+        def report(step: int) -> None:
             if progress is not None:
-                progress(before * length + size * step, images * length)
+                progress(batch[0] * length + len(batch) * step, images * length)
 
-        tokens, logprobs = _generate_batch(model, text_ids, empty_text, whole.rows(rows), report)
+        rows = slice(batch[0], batch[-1] + 1)
+        return _generate_batch(model, text_ids, empty_text, whole.rows(rows), report)
+
+    batches = [range(images)[start : start + batch_size] for start in range(0, images, batch_size)]
+    for batch, (tokens, logprobs) in in_fitting_batches(batches, draw, "drawing a single picture"):
+        rows = slice(batch[0], batch[-1] + 1)
         drawn.tokens[rows], drawn.token_logprobs[rows] = tokens.cpu(), logprobs.cpu()
         drawn.logprob[rows] = logprobs.mean(dim=1).cpu()
         drawn.ppl[rows] = torch.exp(-logprobs[:, 1:]).mean(dim=1).cpu()

@@ -27,6 +27,7 @@ from rudalle_lib.errors import WeightsError
 from rudalle_lib.gpt2_tokenizer import Gpt2Tokenizer
 from rudalle_lib.models.dalle import Dalle, DalleConfig, device_of_tensor
 from rudalle_lib.models.int8_linear import with_int8_linears
+from rudalle_lib.models.packed_linear import with_packed_linears
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
 from rudalle_lib.models.ruclip import RuClip, RuClipConfig
 from rudalle_lib.models.ruclip_small import RuClipSmall, RuClipSmallConfig
@@ -87,7 +88,7 @@ def load_decoder(
     device: torch.device | Sequence[torch.device] = CPU,
     dtype: torch.dtype = torch.float32,
 ) -> LoadedDecoder:
-    """Load a decoder by its registry name.
+    """Load a decoder by its registry name, for inference.
 
     Args:
         name: of the model.
@@ -116,6 +117,7 @@ def load_decoder(
     config = network_config(entry, files, DalleConfig)
     computed = compute_dtype(dtype, devices[0])
     model = _load(entry, files, network, config, place, computed, without_masks)
+    with_packed_linears(model.transformer)
     tokenizer = Tokenizer.load(files["tokenizer"])
     _check_vocabulary(tokenizer, model.config.text_vocab_size - model.config.text_length, entry)
     return LoadedDecoder(model, tokenizer, entry)

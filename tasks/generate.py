@@ -9,12 +9,15 @@ import torch
 from prefect import task
 from torch import Tensor
 
+from rudalle_lib.batch_size import choose_batch_size
 from rudalle_lib.borders import Borders
 from rudalle_lib.candidates import Candidate, candidates_of
 from rudalle_lib.canvas import Canvas, DrawnCanvas, generate_canvases
 from rudalle_lib.config import GenerateConfig
 from rudalle_lib.errors import SettingsError
+from rudalle_lib.guidance import NO_GUIDANCE
 from rudalle_lib.image_prompts import encode_image_prompt, read_picture
+from rudalle_lib.models.dalle import Dalle
 from rudalle_lib.planning import read_shard
 from rudalle_lib.preparation import prepare
 from rudalle_lib.records import (
@@ -68,7 +71,7 @@ def generate(
             loaded.model,
             _int64([text.ids for text in ready.texts.values()], config.text_length),
             ready.requests(candidates),
-            section.batch_size,
+            _batch_size(section, loaded.model, slot.devices),
             reporter(STAGE, job.shard.index),
             empty_text=_int64([tokenizer.encode_text("", config.text_length).ids])[0],
         )
@@ -79,6 +82,11 @@ def generate(
     ]
     table = with_refused(to_table(records, TokensRecord), ready.refused)
     return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds, slot.use)
+
+
+def _batch_size(section: GenerateConfig, model: Dalle, devices: Sequence[torch.device]) -> int:
+    branches = 1 if section.guidance == NO_GUIDANCE else 2
+    return choose_batch_size(section.batch_size, model, devices, section.images, branches)
 
 
 def _int64(rows: Sequence[list[int]], length: int = -1) -> Tensor:

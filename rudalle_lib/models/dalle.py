@@ -26,6 +26,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rudalle_lib.models.packed_linear import PackedLinear
 from rudalle_lib.models.sparse_attention import SparseAttention, TokenGrid, layer_kind
 
 BOS = 2  # put before the text by v2
@@ -34,8 +35,8 @@ STORED_MASKS = ("transformer.row_mask", "transformer.col_mask", "transformer.con
 
 LAYER_NAME = re.compile(r"transformer\.layers\.(\d+)\.")
 
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Attention of one layer: query, key, value [B, heads, S, D] -> [B, heads, S, D]."""
+Attend = Callable[[Tensor], Tensor]
+"""Attention of one layer: queries, keys and values [..., 3 C] side by side -> contexts [..., C]."""
 
 
 @dataclass(frozen=True)
@@ -114,20 +115,12 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: DalleConfig) -> None:
         super().__init__()
-        self.num_heads = config.num_heads
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor, attend: Attend) -> Tensor:
-        """Mix positions. hidden [B, S, C] -> [B, S, C]."""
-        query, key, value = rearrange(
-            self.query_key_value(hidden),
-            "b s (three n d) -> three b n s d",
-            three=3,
-            n=self.num_heads,
-        )
-        context = attend(query, key, value)  # [B, heads, S, D]
-        output = self.dense(rearrange(context, "b n s d -> b s (n d)"))
+        """Mix positions. hidden [..., C] -> [..., C]."""
+        output = self.dense(attend(self.query_key_value(hidden)))
         if output.dtype is torch.float16:  # the only type that overflows here
             output = output.clamp(-65504, 65504)
         return output
@@ -142,9 +135,12 @@ class FeedForward(nn.Module):
         self.dense_4h_to_h = nn.Linear(4 * config.hidden_size, config.hidden_size)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Map each position. hidden [B, S, C] -> [B, S, C]."""
-        wide = functional.gelu(self.dense_h_to_4h(hidden), approximate="tanh")  # [B, S, 4 C]
-        return self.dense_4h_to_h(wide)
+        """Map each position. hidden [..., C] -> [..., C]."""
+        if isinstance(self.dense_h_to_4h, PackedLinear):
+            wide = self.dense_h_to_4h.forward_gelu(hidden)
+        else:
+            wide = functional.gelu(self.dense_h_to_4h(hidden), approximate="tanh")
+        return self.dense_4h_to_h(wide)  # from [..., 4 C]
 
 
 class DalleLayer(nn.Module):
@@ -164,7 +160,7 @@ class DalleLayer(nn.Module):
             self.before_second_addition_layernorm = nn.LayerNorm(width)
 
     def forward(self, hidden: Tensor, attend: Attend) -> Tensor:
-        """Apply the layer. hidden [B, S, C] -> [B, S, C]."""
+        """Apply the layer. hidden [..., C] -> [..., C]."""
         branch = self.attention(self.input_layernorm(hidden), attend)
         hidden = hidden + self.before_first_addition_layernorm(branch)
         branch = self.mlp(self.post_attention_layernorm(hidden))
@@ -180,7 +176,7 @@ class DalleTransformer(nn.Module):
         self.final_layernorm = nn.LayerNorm(config.hidden_size)
 
     def forward(self, hidden: Tensor, attend: Callable[[int], Attend]) -> Tensor:
-        """Run all layers. hidden [B, S, C] -> [B, S, C]; `attend(i)` is what layer i attends by.
+        """Run all layers. hidden [..., C] -> [..., C]; `attend(i)` is what layer i attends by.
 
         Layers may lie on several devices: what goes from one to the next is moved to it.
         """
@@ -330,13 +326,29 @@ class Dalle(nn.Module):
 
     def _attention_of_layer(self, index: int) -> Attend:
         kind = layer_kind(index, self.config.num_layers)
-        return lambda query, key, value: self.attention(kind, query, key, value)
+
+        def attend(projected: Tensor) -> Tensor:
+            query, key, value = split_heads(projected, self.config.num_heads)
+            return merge_heads(self.attention(kind, query, key, value))
+
+        return attend
 
     def _pads_by_position(self, text: Tensor) -> Tensor:
         """Give the pad of each position its own id, at the end of the text vocabulary."""
         length, vocab_size = self.config.text_length, self.config.text_vocab_size
         pads = torch.arange(vocab_size - length, vocab_size, device=text.device)
         return torch.where(text == 0, pads, text)
+
+
+def split_heads(projected: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """[B, S, 3 C] to query, key and value, each [B, heads, S, D]."""
+    query, key, value = rearrange(projected, "b s (three n d) -> three b n s d", three=3, n=heads)
+    return query, key, value
+
+
+def merge_heads(context: Tensor) -> Tensor:
+    """[B, heads, S, D] to [B, S, C]."""
+    return rearrange(context, "b n s d -> b s (n d)")
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -12,12 +12,14 @@ values of the text are computed once a prompt and shared by its images. For the 
 import copy
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from rudalle_lib.models.dalle import Attend, Dalle
+from rudalle_lib.models.dalle import Attend, Dalle, merge_heads, split_heads
+from rudalle_lib.models.packed_linear import PackedLinear, can_pack
 from rudalle_lib.models.sparse_attention import (
     KERNEL_RADIUS,
     LayerKind,
@@ -43,6 +45,7 @@ class SlotPlan:
     visible: list[slice] | list[Tensor]
 
 
+@lru_cache(maxsize=32)
 def plan_slots(kind: LayerKind, grid: TokenGrid, device: torch.device) -> SlotPlan:
     """Lay out the cache of a layer of this kind, with any index tables on `device`."""
     if kind is LayerKind.ROW:
@@ -78,7 +81,7 @@ class TextSharing(Protocol):
     images: int
 
     def product(self, images: Tensor, matrices: Tensor) -> Tensor:
-        """[B, heads, 1, X] times its text's [P, heads, X, Y] for each image: [B, heads, 1, Y]."""
+        """[B, heads, X] times its text's [P, heads, X, Y] for each image: [B, heads, Y]."""
 
     def to(self, device: torch.device) -> Self:
         """The same with its tables on another device."""
@@ -89,6 +92,7 @@ class Replicas:
 
     Images are laid out as [prompts, R], R being the largest number of images of one prompt, so
     that one matrix product per prompt serves all its images; spare places repeat the first image.
+    Images that come in that order already, equally many of each prompt, need no tables.
 
     Args:
         prompt_of: int64 [B], the prompt of each image, 0 ... prompts - 1.
@@ -100,13 +104,15 @@ class Replicas:
         same = prompt_of[:, None] == prompt_of[None, :]  # [B, B]
         rank = same.tril(-1).sum(1)  # of each image among those of its prompt
         most = int(rank.max()) + 1
+        everyone = torch.arange(len(prompt_of), device=prompt_of.device)
         self.place = prompt_of * most + rank  # [B], of each image in the layout
         image = torch.zeros(prompts * most, dtype=torch.int64, device=prompt_of.device)
-        image[self.place] = torch.arange(len(prompt_of), device=prompt_of.device)
+        image[self.place] = everyone
         self.image = image.view(prompts, most)  # [P, R], the image at each place
+        self._in_order = len(image) == len(everyone) and torch.equal(self.place, everyone)
 
     def product(self, images: Tensor, matrices: Tensor) -> Tensor:
-        """[B, heads, 1, X] times its prompt's [P, heads, X, Y] for each image: [B, heads, 1, Y]."""
+        """[B, heads, X] times its prompt's [P, heads, X, Y] for each image: [B, heads, Y]."""
         return self.by_image(self.by_prompt(images) @ matrices)
 
     def to(self, device: torch.device) -> Self:
@@ -116,12 +122,15 @@ class Replicas:
         return moved
 
     def by_prompt(self, images: Tensor) -> Tensor:
-        """[B, heads, 1, D] -> [P, heads, R, D]."""
-        return images[:, :, 0][self.image].transpose(1, 2)
+        """[B, heads, D] -> [P, heads, R, D]."""
+        if self._in_order:
+            return images.unflatten(0, self.image.shape).transpose(1, 2)
+        return images[self.image].transpose(1, 2)
 
     def by_image(self, prompts: Tensor) -> Tensor:
-        """[P, heads, R, D] -> [B, heads, 1, D]."""
-        return prompts.transpose(1, 2).flatten(0, 1)[self.place].unsqueeze(2)
+        """[P, heads, R, D] -> [B, heads, D]."""
+        by_place = prompts.transpose(1, 2).flatten(0, 1)
+        return by_place if self._in_order else by_place[self.place]
 
 
 class GuidedReplicas:
@@ -141,11 +150,11 @@ class GuidedReplicas:
         self._replicas = Replicas(prompt_of[: self._prompted], prompts - 1)
 
     def product(self, images: Tensor, matrices: Tensor) -> Tensor:
-        """[B, heads, 1, X] times its text's [P, heads, X, Y] for each image: [B, heads, 1, Y]."""
+        """[B, heads, X] times its text's [P, heads, X, Y] for each image: [B, heads, Y]."""
         prompted, others = images.tensor_split((self._prompted,))
-        one_text = others[:, :, 0].transpose(0, 1) @ matrices[-1]  # [heads, B of these, Y]
+        one_text = others.transpose(0, 1) @ matrices[-1]  # [heads, B of these, Y]
         by_prompt = self._replicas.product(prompted, matrices[:-1])
-        return torch.cat((by_prompt, one_text.transpose(0, 1).unsqueeze(2)))
+        return torch.cat((by_prompt, one_text.transpose(0, 1)))
 
     def to(self, device: torch.device) -> Self:
         """The same with its tables on another device."""
@@ -161,6 +170,9 @@ Tables = tuple[dict[LayerKind, SlotPlan], TextSharing]
 class LayerCache:
     """Keys and values of one layer.
 
+    All products of a step are batched ones over contiguous heads: slices of the cache, and texts
+    that are laid out once, here.
+
     Args:
         plan: where cells are kept.
         text_key: [P, heads, T, D], one a prompt.
@@ -171,29 +183,43 @@ class LayerCache:
     def __init__(
         self, plan: SlotPlan, text_key: Tensor, text_value: Tensor, sharing: TextSharing
     ) -> None:
-        _, heads, _, width = text_key.shape
+        _, self.heads, self.text_length, self.width = text_key.shape
         self.plan = plan
         self.sharing = sharing
-        self.text_key, self.text_value = text_key, text_value
-        shape = (sharing.images, heads, plan.size, width)
+        self.text_key = text_key.transpose(2, 3).contiguous()  # [P, heads, D, T]
+        self.text_value = text_value.contiguous()  # [P, heads, T, D]
+        shape = (sharing.images * self.heads, plan.size, self.width)  # [B * heads, slots, D]
         self.key, self.value = text_key.new_empty(shape), text_key.new_empty(shape)
 
-    def attend(self, cell: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend(self, cell: int, projected: Tensor) -> Tensor:
         """Store a cell and attend from it to the text and to the cells it sees.
 
         Args:
             cell: its number; all cells before it have been stored.
-            query: [B, heads, 1, D], as are key, value and the result.
+            projected: [B, 3 C], query, key and value of the cell side by side.
+
+        Returns:
+            [B, C].
         """
-        slot, visible = self.plan.slot[cell], self.plan.visible[cell]
-        self.key[:, :, slot], self.value[:, :, slot] = key[:, :, 0], value[:, :, 0]
-        query = query / math.sqrt(query.shape[-1])
-        of_text = self.sharing.product(query, self.text_key.transpose(2, 3))
-        of_cells = query @ self.key[:, :, visible].transpose(2, 3)
-        weights = torch.cat((of_text, of_cells), dim=-1).softmax(dim=-1)  # [B, heads, 1, T + K]
-        of_text, of_cells = weights.tensor_split((self.text_key.shape[2],), dim=-1)
-        from_text = self.sharing.product(of_text, self.text_value)
-        return from_text + of_cells @ self.value[:, :, visible]
+        images, slot, visible = len(projected), self.plan.slot[cell], self.plan.visible[cell]
+        parts = projected.view(images, 3, self.heads, self.width)
+        query, key, value = parts.unbind(1)  # [B, heads, D]
+        self.key[:, slot].view_as(key).copy_(key)
+        self.value[:, slot].view_as(value).copy_(value)
+        query = query / math.sqrt(self.width)
+        of_text = self.sharing.product(query, self.text_key)  # [B, heads, T]
+        keys, values = _seen(self.key, visible), _seen(self.value, visible)  # [B * heads, K, D]
+        of_cells = torch.bmm(keys, query.reshape(-1, self.width, 1)).view(images, self.heads, -1)
+        weights = torch.cat((of_text, of_cells), dim=-1).softmax(dim=-1)  # [B, heads, T + K]
+        of_text, of_cells = weights.tensor_split((self.text_length,), dim=-1)
+        from_text = self.sharing.product(of_text, self.text_value)  # [B, heads, D]
+        from_cells = torch.bmm(of_cells.flatten(0, 1).unsqueeze(1), values)  # [B * heads, 1, D]
+        return (from_text + from_cells.view_as(from_text)).flatten(1)
+
+
+def _seen(slots: Tensor, visible: slice | Tensor) -> Tensor:
+    """[B * heads, slots, D] to [B * heads, K, D]; a slice is no copy."""
+    return slots[:, visible] if isinstance(visible, slice) else slots.index_select(1, visible)
 
 
 class CachedDecoder:
@@ -225,6 +251,7 @@ class CachedDecoder:
         length = config.text_length
         unseen = torch.ones(length, length, dtype=torch.bool, device=text.device).triu(1)
         self._causal = self._text.new_zeros(length, length).masked_fill(unseen, -torch.inf)
+        self._image_head = self._pack_image_head()
         self._layers: list[LayerCache] = []
         self._cells = 0  # stored so far
         self._tokens = 0  # image tokens seen so far
@@ -234,28 +261,44 @@ class CachedDecoder:
         shared = self.model.config.text_length  # of v2's T + 1 positions the last is a cell
         hidden = self.model.transformer(self._text[:, :shared], self._store_text)  # [P, T, C]
         if self._text.shape[1] > shared:
-            return self._logits(self._text[self.prompt_of, shared:])
-        return self.model.image_logits(hidden[:, -1])[self.prompt_of]
+            return self._append(self._text[self.prompt_of, shared])
+        return self._logits(hidden[:, -1])[self.prompt_of]
 
     def decode_one_token(self, token: Tensor) -> Tensor:
         """Read the image token drawn last, int64 [B]. Returns the logits of the next, [B, V]."""
         embedded = self.model.image_embeddings(token) + self._positions[self._tokens]
         self._tokens += 1
-        return self._logits(embedded[:, None])
+        return self._append(embedded)
 
-    def _logits(self, embedded: Tensor) -> Tensor:
-        """Append a cell. embedded [B, 1, C] -> [B, image_vocab_size]."""
+    def _append(self, embedded: Tensor) -> Tensor:
+        """Append a cell. embedded [B, C] -> [B, image_vocab_size]."""
         hidden = self.model.transformer(embedded, self._attend_from_cell)
         self._cells += 1
-        return self.model.image_logits(hidden[:, 0])
+        return self._logits(hidden)
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """[B, C] -> [B, image_vocab_size]."""
+        if self._image_head is None:
+            return self.model.image_logits(hidden)
+        return self._image_head(self.model.to_logits[0](hidden))
+
+    def _pack_image_head(self) -> PackedLinear | None:
+        """The part of the head that is needed here, where that is faster."""
+        head = self.model.to_logits[1]
+        assert isinstance(head, nn.Linear)
+        if not can_pack(head.weight):
+            return None
+        first = self.model.config.text_vocab_size
+        return PackedLinear(head.weight[first:], head.bias[first:].detach())
 
     def _store_text(self, index: int) -> Attend:
         kind = self._kinds[index]
 
-        def attend_and_store(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend_and_store(projected: Tensor) -> Tensor:
+            query, key, value = split_heads(projected, self.model.config.num_heads)
             plans, sharing = self._tables_on(key.device)
             self._layers.append(LayerCache(plans[kind], key, value, sharing))
-            return attend(query, key, value, self._causal.to(key.device))
+            return merge_heads(attend(query, key, value, self._causal.to(key.device)))
 
         return attend_and_store
 
@@ -268,4 +311,4 @@ class CachedDecoder:
 
     def _attend_from_cell(self, index: int) -> Attend:
         layer, cell = self._layers[index], self._cells
-        return lambda query, key, value: layer.attend(cell, query, key, value)
+        return lambda projected: layer.attend(cell, projected)

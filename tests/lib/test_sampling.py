@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rudalle_lib.errors import RudalleError, SettingsError
 from rudalle_lib.models.dalle import Dalle, DalleConfig
+from rudalle_lib.models.kv_cache import CachedDecoder
 from rudalle_lib.noise import gumbel_noise
 from rudalle_lib.sampling import DRAW, SamplingSettings, TokenSampler, generate_tokens
 
@@ -75,25 +76,48 @@ def test_same_noise_gives_the_tokens_and_scores_of_a_naive_loop(version: str) ->
 
 
 def test_tokens_do_not_depend_on_batch_size_order_or_company() -> None:
-    model, text = build(), prompts()
-    prompt_index = torch.arange(3).repeat_interleave(8)
-    seeds = torch.arange(24) * 1_000_003
-    settings = [SamplingSettings(0.8 + 0.05 * row, row % 5, 1 - 0.02 * row) for row in range(24)]
+    model, text, images = build(image_height=4, image_width=4), prompts(), 64
+    prompt_index = torch.arange(images) * 3 // images
+    seeds = torch.arange(images) * 1_000_003
+    settings = [
+        SamplingSettings(0.8 + 0.02 * row, row % 5, 1 - 0.01 * row) for row in range(images)
+    ]
 
     def draw(rows: Tensor, batch_size: int) -> Tensor:
         chosen = [settings[row] for row in rows.tolist()]
         drawn = generate_tokens(model, text, prompt_index[rows], seeds[rows], chosen, batch_size)
         return drawn.tokens
 
-    everyone = torch.arange(24)
+    everyone = torch.arange(images)
     alone = draw(everyone, 1)
-    assert len(alone.unique(dim=0)) > 15
+    assert len(alone.unique(dim=0)) > 40
     for batch_size in (3, 8, 64):
         assert torch.equal(draw(everyone, batch_size), alone)
-    shuffled = torch.randperm(24)
+    shuffled = torch.randperm(images)
     assert torch.equal(draw(shuffled, 7), alone[shuffled])
     some = torch.tensor([20, 3, 9])
     assert torch.equal(draw(some, 2), alone[some])
+
+
+def test_when_memory_runs_out_the_batch_is_halved_and_finished_images_stay(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, rows = build(image_height=3, image_width=3), torch.arange(10)
+    expected = generate_tokens(model, prompts(), rows % 3, rows, EVERYTHING, 10)
+    prefill, asked = CachedDecoder.prefill, list[int]()
+
+    def with_room_for_three(decoder: CachedDecoder) -> Tensor:
+        asked.append(len(decoder.prompt_of))
+        if asked[-1] > 3 and len(asked) > 1:  # the first batch still fits
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return prefill(decoder)
+
+    monkeypatch.setattr(CachedDecoder, "prefill", with_room_for_three)
+    found = generate_tokens(model, prompts(), rows % 3, rows, EVERYTHING, 5)
+    assert asked == [5, 5, 3, 2]
+    assert torch.equal(found.tokens, expected.tokens)
+    torch.testing.assert_close(found.token_logprobs, expected.token_logprobs)
+    assert "Not enough memory for a batch of 5: going on with 3" in caplog.text
 
 
 def test_draws_follow_the_softmax() -> None:

@@ -70,7 +70,7 @@ def test_cached_logits_equal_the_masked_forward_at_every_position(
 def test_replicas_find_their_prompt_and_their_image() -> None:
     prompt_of = torch.tensor([1, 0, 1, 1, 2])
     replicas = Replicas(prompt_of, 3)
-    images = torch.arange(5.0).view(5, 1, 1, 1)
+    images = torch.arange(5.0).view(5, 1, 1)
     by_prompt = replicas.by_prompt(images)  # [P, heads, R, D]
     assert by_prompt[1, 0, :, 0].tolist() == [0, 2, 3]
     assert by_prompt[[0, 2], 0, 0, 0].tolist() == [1, 4]

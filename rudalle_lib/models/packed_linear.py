@@ -1,0 +1,58 @@
+"""Linear layers for inference on a CPU: weights laid out once as oneDNN's kernels read them.
+
+`nn.Linear` hands oneDNN plain weights, which it lays out again in every product, and takes another
+library for float32. Measured on one Zen 4 core, two layers of Malevich: bfloat16 at 64 rows 64
+instead of 75 ms, at 8 rows 14 instead of 23; float32 at 64 rows 124 instead of 211 ms.
+
+The two operators are those that torch's own compiler emits for a linear layer on a CPU. Where they
+are missing, or cannot help, layers stay as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class PackedLinear(nn.Module):
+    """As `nn.Linear`, without gradients, and its weight cannot be read back."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Take weight [outputs, inputs] and bias [outputs]; see `can_pack`."""
+        super().__init__()
+        self.bias = bias
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., inputs] to [..., outputs]."""
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "none", [], "")
+
+    def forward_gelu(self, x: Tensor) -> Tensor:
+        """The same and the tanh form of GELU after it, in one pass."""
+        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self.bias, "gelu", [], "tanh")
+
+
+def can_pack(weight: Tensor) -> bool:
+    """Whether there is a faster layout for a weight on this machine."""
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+    if not all(hasattr(torch.ops.mkldnn, name) for name in names):
+        return False
+    if weight.dtype is torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype is torch.float32
+
+
+@torch.no_grad()
+def with_packed_linears(module: nn.Module) -> None:
+    """Put a `PackedLinear` in the place of every linear layer below a module that can be packed.
+
+    One layer after the other, so that no more than one weight is in memory twice.
+    """
+    for name, child in module.named_children():
+        if not isinstance(child, nn.Linear):
+            with_packed_linears(child)
+        elif can_pack(child.weight):
+            bias = None if child.bias is None else child.bias.detach()
+            setattr(module, name, PackedLinear(child.weight, bias))
