@@ -18,6 +18,7 @@ from typing import Any
 from prefect import flow
 from prefect.futures import PrefectFuture
 
+from flows.artifacts import RunArtifacts
 from rudalle_lib.config import RunConfig
 from rudalle_lib.difference import compare
 from rudalle_lib.errors import ShardError
@@ -33,7 +34,7 @@ from tasks.decode import decode
 from tasks.generate import generate
 from tasks.job import Job
 from tasks.plan import plan
-from tasks.progress import Planned, ShardFailed, ShardFinished, notice, tell
+from tasks.progress import Event, Planned, ShardFailed, ShardFinished, notice, tell
 from tasks.publish import publish
 from tasks.report import report
 from tasks.score import score
@@ -66,10 +67,16 @@ def make_missing(
     config: RunConfig, weights: dict[str, str], lease: Holding, started: str
 ) -> RunManifest:
     """Plan, work on all shards that are not finished, and report; the output is ours alone."""
+    artifacts = RunArtifacts(config)
+
+    def say(event: Event) -> None:
+        tell(event)
+        artifacts.note(event)
+
     planned = plan(config)
     finished = read_shard_manifests(Storage(config.output), notice)
     todo = compare(config, weights, planned.shards, finished).todo
-    tell(Planned(planned, len(todo)))
+    say(Planned(planned, len(todo)))
 
     failed: dict[int, str] = {}
     recent = RecentWork(config.runtime.max_failed_share)
@@ -82,15 +89,16 @@ def make_missing(
         if error is None:
             manifest = futures["publish"].result()
             recent.shard_finished(manifest)
-            tell(ShardFinished(manifest))
+            say(ShardFinished(manifest))
         else:
             failed[shard.index] = error
             recent.shard_failed()
-            tell(ShardFailed(shard.index, error))
+            say(ShardFailed(shard.index, error))
 
     shards = len(planned.shards)
     run = current_report(Storage(config.output), config, shards)
     run = run or report(config, weights, shards, started, lease.number)
+    artifacts.finish(run)
     stopped = [recent.verdict(len(todo) - settled)] if settled < len(todo) else []
     if stopped or failed:
         raise ShardError("\n".join([*stopped, *describe(failed, settled)]))

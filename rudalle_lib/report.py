@@ -190,19 +190,24 @@ def write_contact_sheet(
     if not chosen:
         storage.delete(layout.CONTACT_SHEET)
         return False
-    tiles = [
-        Tile(
-            Image.open(io.BytesIO(storage.read_bytes(record.path))),
-            record.text,
-            f"{record.score:.3f}",
-        )
-        for record in chosen
-    ]
+    tiles = read_tiles(storage, chosen)
     figures = [f"{figure} {label}" for figure, label in _facts(run.totals)]
     facts = [" · ".join(figures), " · ".join(names), f"seed {config.seed}"]
     sheet = draw_contact_sheet(tiles, config.name, facts)
     storage.write_bytes(layout.CONTACT_SHEET, encode_contact_sheet(sheet))
     return True
+
+
+def read_tiles(storage: Storage, records: Sequence[ImageRecord]) -> list[Tile]:
+    """Published pictures with their prompts and scores."""
+    return [
+        Tile(
+            Image.open(io.BytesIO(storage.read_bytes(record.path))),
+            record.text,
+            f"{record.score:.3f}",
+        )
+        for record in records
+    ]
 
 
 def choose_for_sheet(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
