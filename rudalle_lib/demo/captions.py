@@ -96,6 +96,16 @@ def caption_variant(scene: Scene, rng: random.Random) -> str:
     return text.replace("ё", "е") if rng.random() < 0.4 else text
 
 
+def partial_caption(scene: Scene, rng: random.Random) -> str:
+    """A Russian caption that leaves out the colours, the ground or both.
+
+    A decoder that sees such captions learns what each word means by itself, not only in company.
+    Size words stay: leaving one out says that a figure is of medium size.
+    """
+    figures = _figures_ru(scene, {}, colour=rng.random() < 0.4)
+    return figures if rng.random() < 0.5 else f"{figures} {ground_ru(scene.ground)}"
+
+
 def english_caption(scene: Scene) -> str:
     """The canonical English caption."""
     return _english(scene, lambda options: options[0])
@@ -135,18 +145,19 @@ def _stem_class(word: str) -> str:
     return "stressed" if word in ("big", "little") else "hard"
 
 
-def _figures_ru(scene: Scene, words: dict[str, str]) -> str:
-    first = _figure_ru(scene.figures[0], "nominative", words)
+def _figures_ru(scene: Scene, words: dict[str, str], colour: bool = True) -> str:
+    first = _figure_ru(scene.figures[0], "nominative", words, colour)
     if scene.relation is None:
         return first
     relation, case = RELATIONS_RU[scene.relation]
-    return f"{first} {relation} {_figure_ru(scene.figures[1], case, words)}"
+    return f"{first} {relation} {_figure_ru(scene.figures[1], case, words, colour)}"
 
 
-def _figure_ru(figure: Figure, case: str, words: dict[str, str]) -> str:
+def _figure_ru(figure: Figure, case: str, words: dict[str, str], colour: bool) -> str:
     noun = NOUNS[figure.shape]
-    sizes = [] if figure.size == "medium" else [words.get(figure.size, figure.size)]
-    adjectives = [adjective_ru(word, noun.feminine, case) for word in (*sizes, figure.colour)]
+    said = [] if figure.size == "medium" else [words.get(figure.size, figure.size)]
+    said += [figure.colour] if colour else []
+    adjectives = [adjective_ru(word, noun.feminine, case) for word in said]
     return " ".join((*adjectives, getattr(noun, case)))
 
 

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rudalle_lib.demo.captions import caption_variant, russian_caption
+from rudalle_lib.demo.captions import caption_variant, partial_caption, russian_caption
 from rudalle_lib.demo.checker import check
 from rudalle_lib.demo.scenes import Scene, place, random_scene
 from rudalle_lib.models.dalle import Dalle, DalleConfig
@@ -37,8 +37,8 @@ from rudalle_lib.training.vqgan import load_vqgan
 TEXT_LENGTH, PIECES, CODES = 24, 384, 512
 BATCH, WARMUP = 32, 150
 RATE, MUON_RATE = 1.2e-3, 3e-3
-CANONICAL_SHARE, EMPTY_SHARE = 0.7, 0.05
-"""Captions in their canonical form; captions left out, which guidance needs."""
+CANONICAL_SHARE, PARTIAL_SHARE, EMPTY_SHARE = 0.7, 0.4, 0.05
+"""Captions in their canonical form; with words left out; left out whole, which guidance needs."""
 CAPTIONS = 20_000
 """Captions that the tokenizer is trained on."""
 CHECK_EVERY = 500
@@ -68,6 +68,14 @@ def scene_of(seed: int, index: int) -> tuple[Scene, random.Random]:
 def caption_of(scene: Scene, rng: random.Random) -> str:
     """A training caption: mostly the canonical one."""
     return russian_caption(scene) if rng.random() < CANONICAL_SHARE else caption_variant(scene, rng)
+
+
+def _lesson(scene: Scene, rng: random.Random) -> str:
+    """What a training picture is said to show: all of it, some of it, or nothing."""
+    share = rng.random()
+    if share < EMPTY_SHARE:
+        return ""
+    return partial_caption(scene, rng) if share < PARTIAL_SHARE else caption_of(scene, rng)
 
 
 def train_caption_tokenizer(work: Path, seed: int) -> Path:
@@ -104,10 +112,7 @@ def batches(
         order = np.random.default_rng((seed, epoch)).permutation(len(table))
         rows = order[place * BATCH : (place + 1) * BATCH]
         rng = random.Random(f"{seed}/captions/{step}")
-        captions = [
-            "" if rng.random() < EMPTY_SHARE else caption_of(scene_of(seed, int(row))[0], rng)
-            for row in rows
-        ]
+        captions = [_lesson(scene_of(seed, int(row))[0], rng) for row in rows]
         text = [tokenizer.encode_text(caption, TEXT_LENGTH).ids for caption in captions]
         yield torch.tensor(text), torch.from_numpy(table[rows].astype(np.int64))
 
@@ -182,7 +187,7 @@ def make_optimizers(model: Dalle) -> tuple[torch.optim.Optimizer, torch.optim.Op
     others = [p for p in named.values() if id(p) not in seen]
     groups = [{"params": [head], "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     return (
-        Muon(matrices, weight_decay=0.01),
+        Muon(matrices, weight_decay=0.1),
         torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True),
     )
 

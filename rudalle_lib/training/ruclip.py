@@ -33,12 +33,14 @@ from rudalle_lib.models.ruclip import RuClip, RuClipConfig
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.tokenizer import Tokenizer
 from rudalle_lib.training.decoder import caption_of, scene_of
+from rudalle_lib.training.muon import Muon
 from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
 from rudalle_lib.training.samples import draw_samples, to_uint8
 from rudalle_lib.training.vqgan import load_vqgan, to_float
 
 CONTEXT = 32
-BATCH, NEGATIVES, RATE = 64, 32, 1e-3
+BATCH, NEGATIVES = 64, 32
+RATE, MUON_RATE, WARMUP = 1e-3, 2e-3, 60
 SCENE_OFFSET = 1_000_000
 """Training scenes of the decoder come before this number, those of ruCLIP after it."""
 
@@ -219,18 +221,20 @@ def train(
     """Train or resume; returns the averaged network and the minutes it took."""
     torch.manual_seed(seed)
     model = RuClip(make_config(tokenizer.vocab_size))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.05)
+    optimizers = make_optimizers(model)
     average = WeightAverage(model, 0.99)
     mean = torch.tensor(model.config.mean).view(3, 1, 1)
     std = torch.tensor(model.config.std).view(3, 1, 1)
     run, first = TrainingRun(work), 0
     if state := run.resume():
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         average.values, first = state["average"], state["step"]
     encode_image = torch.compile(model.encode_image) if compile else model.encode_image
     for step in range(first, steps):
-        set_learning_rate(optimizer, RATE * cosine(step, steps, 100))
+        for optimizer, rate in zip(optimizers, (MUON_RATE, RATE), strict=True):
+            set_learning_rate(optimizer, rate * cosine(step, steps, WARMUP))
         batch = ContrastiveBatch(data, tokenizer, seed, step)
         # Compiled plain attention is the faster one on CPUs: the fused one is slow backwards.
         plain = SDPBackend.MATH if compile else SDPBackend.FLASH_ATTENTION
@@ -241,19 +245,32 @@ def train(
         scale = model.logit_scale.exp()
         loss = contrastive_loss(text, image, scale, batch.same_caption)
         margin = malformed_loss(text, image, scale)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         (loss + margin).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=4.6052)
         average.update(model, step)
         if step % 50 == 0:
             run.log(step=step, contrastive=loss.item(), margin=margin.item(), scale=scale.item())
         run.save(step + 1, force=step + 1 == steps, model=model.state_dict(),
-                 optimizer=optimizer.state_dict(), average=average.values)  # fmt: skip
+                 optimizers=[optimizer.state_dict() for optimizer in optimizers],
+                 average=average.values)  # fmt: skip
     model.load_state_dict(average.state_dict(model))
     return model.eval(), run.minutes
+
+
+def make_optimizers(model: RuClip) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Muon for the matrices of the layers of both towers, AdamW for the rest."""
+    named = dict(model.named_parameters())
+    matrices = {n: p for n, p in named.items() if p.dim() == 2 and "resblocks" in n}
+    others = [p for n, p in named.items() if n not in matrices]
+    return (
+        Muon(matrices.values(), weight_decay=0.05),
+        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.05),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from rudalle_lib.demo.captions import (
     english_caption,
     english_variant,
     ground_ru,
+    partial_caption,
     russian_caption,
 )
 from rudalle_lib.demo.scenes import COLOURS, GROUNDS, SHAPES, Figure, Scene, random_scene
@@ -199,6 +200,17 @@ def test_russian_variants_say_the_same_in_other_words() -> None:
     assert russian.replace("ё", "е") in variants
     assert "небольшой зелёный крест над крупной фиолетовой полосой на сером фоне" in variants
     assert len(variants) == 8
+
+
+def test_partial_captions_leave_out_colours_or_the_ground_and_never_sizes() -> None:
+    scene = Scene("beige", (Figure("bar", "red", "small"), Figure("cross", "blue", "big")), "above")
+    rng = random.Random(2)
+    assert {partial_caption(scene, rng) for _ in range(100)} == {
+        "маленькая красная полоса над большим синим крестом на бежевом фоне",
+        "маленькая красная полоса над большим синим крестом",
+        "маленькая полоса над большим крестом на бежевом фоне",
+        "маленькая полоса над большим крестом",
+    }
 
 
 def test_english_variants_drop_articles_add_capitals_and_stops() -> None:

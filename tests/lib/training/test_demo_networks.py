@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rudalle_lib.training import decoder, super_resolution, vqgan
+from rudalle_lib.training import decoder, super_resolution, vqgan, vqgan_decoder
 from rudalle_lib.training.vqgan import EmaCodebook
 
 
@@ -37,6 +38,19 @@ def test_vqgan_exports_what_loads_again(vqgan_folder: Path) -> None:
     pictures = vqgan.pictures(random.Random(0), 1)
     assert vqgan.round_trip(model, pictures).shape == pictures.shape
     assert (vqgan_folder / "MODEL_CARD.md").read_text().startswith("# demo-vqgan")
+
+
+def test_the_decoder_half_trains_and_leaves_every_token_its_meaning(
+    tmp_path: Path, vqgan_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vqgan_decoder, "BATCH", 2)
+    folder = shutil.copytree(vqgan_folder, tmp_path / "vqgan")
+    vqgan_decoder.main(["--work", str(tmp_path / "w"), "--vqgan", str(folder), "--steps", "2"])
+    before, after = vqgan.load_vqgan(vqgan_folder), vqgan.load_vqgan(folder)
+    pictures = vqgan.pictures(random.Random(0), 1)
+    assert torch.equal(before.encode(pictures), after.encode(pictures))
+    assert not torch.equal(before.decoder.conv_in.weight, after.decoder.conv_in.weight)
+    assert "vqgan_decoder --steps 2" in (folder / "MODEL_CARD.md").read_text()
 
 
 def test_vqgan_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
