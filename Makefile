@@ -15,7 +15,7 @@ TRAIN   := $(VENV)/.installed-train
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev chromium demo demo-s3 test lint format bench train-demo clean
+.PHONY: help install install-dev chromium demo demo-s3 test chaos lint format bench train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo-s3: $(DEV) ## the demo again, written to a real S3 server that this starts 
 
 test: $(DEV) chromium ## the default tests: no GPU, no published weights
 	@$(BIN)/python -m pytest -q
+
+chaos: $(DEV) ## break runs on purpose, at length: kills, faults, hostile input (an hour)
+	@$(BIN)/python -m pytest -q -m chaos tests
 
 chromium: ## the browser that the tests of pages need, from the system's packages
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \

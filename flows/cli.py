@@ -1,4 +1,4 @@
-"""The command line: run, plan, preview, status, gallery, models.
+"""The command line: run, plan, preview, status, verify, replay, retry, gallery, models.
 
 Exit codes: 0 all is well, 1 some shards failed, 2 the input is wrong (one sentence on stderr), 130
 interrupted. Heavy packages are imported by the command that needs them, so that help is instant.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import gallery_cli, models_cli, preview_cli
+from flows import gallery_cli, models_cli, preview_cli, upkeep_cli
 from flows.exits import clear_exit
 from rudalle_lib.errors import ConfigError
 
@@ -58,10 +58,7 @@ def run(
 ) -> None:
     """Make a dataset, or what is missing of it."""
     with clear_exit():
-        settings = load(config, prompts, output, overrides)
-        started = time.monotonic()
-        manifest = run_flow(settings)
-        typer.echo(summary(settings, manifest, time.monotonic() - started))
+        run_and_tell(load(config, prompts, output, overrides))
 
 
 @app.command()
@@ -92,6 +89,9 @@ def status(
         print_metrics(url) if prometheus else print_status(url)
 
 
+app.command()(upkeep_cli.verify)
+app.command()(upkeep_cli.replay)
+app.command()(upkeep_cli.retry)
 app.command()(gallery_cli.gallery)
 
 
@@ -124,6 +124,13 @@ def find_config(name: str) -> str:
     raise ConfigError(
         f"There is no configuration {name!r}: expected a YAML file or one of the packaged {names}."
     )
+
+
+def run_and_tell(settings: RunConfig) -> None:
+    """Run the flow, and say what has come of it."""
+    started = time.monotonic()
+    manifest = run_flow(settings)
+    typer.echo(summary(settings, manifest, time.monotonic() - started))
 
 
 def run_flow(settings: RunConfig) -> RunManifest:

@@ -1,10 +1,11 @@
-"""What the commands plan, status and models print."""
+"""What the commands plan, status, verify and models print."""
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -22,6 +23,9 @@ from rudalle_lib.preflight import check_fit, check_inputs
 from rudalle_lib.stages import STAGES, weight_digests
 from rudalle_lib.status import Status, read_status
 from rudalle_lib.storage import Storage
+
+if TYPE_CHECKING:
+    from rudalle_lib.faults import Audit  # imports torch
 
 
 def print_difference(config: RunConfig) -> None:
@@ -102,6 +106,19 @@ def print_metrics(url: str) -> None:
     status = read_status(storage)
     name = status.run.name if status.run else storage.public_path()
     sys.stdout.write(prometheus_text(name, status.planned, status.run, status.totals))
+
+
+def print_audit(title: str, audit: Audit, most: int) -> None:
+    """What was checked, and at most so many faults and notes."""
+    looked = ", ".join(f"{count:,} {what}" for what, count in sorted(audit.checked.items()))
+    kinds = Counter(str(fault.kind) for fault in audit.faults)
+    rows = [("checked", looked), ("faults", reasons(kinds) or "none")]
+    rows += [(fault.kind, f"{fault.path}: {fault.detail}") for fault in audit.faults[:most]]
+    rows += [("note", note) for note in audit.notes[:most]]
+    left = max(len(audit.faults) - most, 0) + max(len(audit.notes) - most, 0)
+    if left:
+        rows.append(("", f"and {left:,} more"))
+    print_pairs(title, rows)
 
 
 def print_models() -> None:

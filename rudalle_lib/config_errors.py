@@ -12,17 +12,24 @@ from pydantic import BaseModel
 
 from rudalle_lib.errors import ConfigError
 
+#: Faults that are told at once, and characters of a key that are shown.
+MOST_FAULTS = 10
+LONGEST_KEY = 80
+
 
 def error_from_validation(
     error: pydantic.ValidationError, model: type[BaseModel], source: str
 ) -> ConfigError:
     """A `ConfigError` that names every faulty key; `source` is the file or URL that was read."""
-    sentences = [_sentence(fault, model) for fault in error.errors(include_url=False)]
+    faults = error.errors(include_url=False)
+    sentences = [_sentence(fault, model) for fault in faults[:MOST_FAULTS]]
+    if len(faults) > MOST_FAULTS:
+        sentences.append(f"And {len(faults) - MOST_FAULTS:,} more.")
     return ConfigError(f"{source}: " + " ".join(sentences))
 
 
 def _sentence(fault: Any, model: type[BaseModel]) -> str:
-    path = [str(part) for part in fault["loc"]]
+    path = [str(part)[:LONGEST_KEY] for part in fault["loc"]]
     key = ".".join(path)
     if fault["type"] == "extra_forbidden":
         return _unknown_key(path, model)

@@ -25,7 +25,7 @@ def parse_yaml(text: str, source: str) -> dict[str, Any]:
         )
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2026-99-99
         raise ConfigError(f"{source} is not valid YAML: {_one_line(error)}.") from None
     except RecursionError:
         raise ConfigError(f"{source} is not a run configuration: it is nested too deep.") from None
@@ -81,7 +81,7 @@ def _read_value(value: str, path: list[str], model: type[BaseModel], override: s
         return value
     try:
         return yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"Cannot read the value of the override {override!r}: {_one_line(error)}."
         ) from None
@@ -112,7 +112,7 @@ def _options(annotation: Any) -> set[Any]:
         return set()
 
 
-def _one_line(error: yaml.YAMLError) -> str:
+def _one_line(error: Exception) -> str:
     problem = getattr(error, "problem", None) or str(error)
     mark = getattr(error, "problem_mark", None)
     place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""

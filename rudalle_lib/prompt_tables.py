@@ -26,6 +26,9 @@ from rudalle_lib.errors import PromptError
 BLOCK_ROWS = 8192
 BLOCK_BYTES = 32 * 2**20
 
+#: A column of one row group of Parquet may hold so many bytes, unpacked.
+MAX_COLUMN_BYTES = 2**30
+
 #: A longer line of CSV or JSONL is not read to its end.
 MAX_LINE_BYTES = 8 * 2**20
 
@@ -108,6 +111,7 @@ def read_blocks(stream: BinaryIO, url: str, match: Match) -> Iterator[Block]:
 def _read_parquet(stream: BinaryIO, url: str, match: Match) -> Iterator[Block]:
     try:
         file = pq.ParquetFile(stream)
+        _check_sizes(file.metadata, url)
         columns = match(file.schema_arrow.names)
         _check_text(file.schema_arrow.field(columns.found["prompt"]), url)
         first = 1
@@ -120,6 +124,21 @@ def _read_parquet(stream: BinaryIO, url: str, match: Match) -> Iterator[Block]:
         if error.errno is not None:
             raise
         raise _not_readable(url, "Parquet", error) from None
+
+
+def _check_sizes(metadata: pq.FileMetaData, url: str) -> None:
+    """Refuse a bomb: pages are unpacked whole, and are no larger than the column they are part of.
+
+    Raises `PromptError`.
+    """
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.total_uncompressed_size > MAX_COLUMN_BYTES:
+                raise PromptError(
+                    f"A row group of {url} unpacks to {column.total_uncompressed_size:,} bytes in "
+                    f"column {column.path_in_schema!r}, at most {MAX_COLUMN_BYTES:,} are allowed; "
+                    "write the table with smaller row groups."
+                )
 
 
 def _rows_per_block(metadata: pq.FileMetaData) -> int:

@@ -7,6 +7,7 @@ show a bounded number of images, however large the dataset is.
 from __future__ import annotations
 
 import io
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from rudalle_lib import layout
 from rudalle_lib.config import RunConfig
 from rudalle_lib.contact_sheet import Tile, draw_contact_sheet, encode_contact_sheet
 from rudalle_lib.dataset_card import CardModel, render_dataset_card
-from rudalle_lib.errors import ShardError, StorageError
+from rudalle_lib.errors import DamagedError, ShardError, StorageError
 from rudalle_lib.gallery_files import (
     SHOWN_IMAGES,
     plan_reject_files,
@@ -155,7 +156,7 @@ def read_published(storage: Storage, manifests: Sequence[ShardManifest]) -> Publ
     published = Published()
     scores: list[float] = []
     for manifest in manifests:
-        table = storage.read_table(manifest.metadata.path)
+        table = _metadata(storage, manifest)
         published.columns = table.schema
         published.languages.update(table.column("lang").to_pylist())
         scores += table.column("score").to_pylist()
@@ -173,6 +174,16 @@ def summarise(scores: Sequence[float], bins: int = 20) -> ScoreSummary:
     places = Counter(min(int((score - low) / step), bins - 1) for score in scores)
     counts = tuple(places[place] for place in range(bins))
     return ScoreSummary(low, sum(scores) / len(scores), high, counts)
+
+
+def _metadata(storage: Storage, manifest: ShardManifest) -> pa.Table:
+    try:
+        return storage.read_table(manifest.metadata.path)
+    except DamagedError as error:
+        raise DamagedError(
+            f"{error} To make its shard again: rudalle-flows verify "
+            f"{shlex.quote(storage.public_path())} --repair, and then the run."
+        ) from None
 
 
 # --- contact sheet -----------------------------------------------------------------------------

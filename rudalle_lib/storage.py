@@ -11,6 +11,7 @@ Other options come from where fsspec looks for them, such as FSSPEC_S3='{"config
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -54,6 +55,12 @@ CONTENT_TYPES = {
 #: Bytes that are read ahead of a remote table.
 READ_AHEAD = 8 * 2**20
 READ_BUFFER = 2**20
+
+#: A larger file is no text that `read_text` is for.
+MAX_TEXT_BYTES = 4 * 2**20
+
+#: Free space below which no run is begun on a local disk.
+MIN_FREE_BYTES = 64 * 2**20
 
 
 class Storage:
@@ -272,7 +279,14 @@ class Storage:
         probe = f"{TEMPORARY_FOLDER}/probe-{uuid.uuid4().hex}"
         with clear_errors("write to", self.url()):
             self._put(probe, b"rudalle-flows")
-            self._file_system.cat_file(self._full(probe))
+            if self._local and shutil.disk_usage(self._root).free < MIN_FREE_BYTES:
+                self.delete(probe)
+                raise OSError(errno.ENOSPC, "less than 64 MiB are free")
+            if self._file_system.cat_file(self._full(probe)) != b"rudalle-flows":
+                raise StorageError(
+                    f"{self.public_path()} gives back something else than was written; is that an "
+                    "object store? Check the URL and AWS_ENDPOINT_URL."
+                )
         self.list("shards")
         self.delete(probe)
 
@@ -290,12 +304,15 @@ class Storage:
 
 def read_text(path_or_url: str, what: str = "file") -> str:
     """Read a small UTF-8 text from any path or URL; `what` names it in errors."""
-    with clear_errors(f"read the {what}", path_or_url):
-        file_system, path = _connect(path_or_url)
-        try:
-            return str(file_system.cat_file(path).decode("utf-8"))
-        except UnicodeDecodeError:
-            raise StorageError(f"The {what} {public_url(path_or_url)} is not UTF-8 text.") from None
+    with clear_errors(f"read the {what}", path_or_url), open_input(path_or_url, what) as stream:
+        content = stream.read(MAX_TEXT_BYTES + 1)
+    name = f"The {what} {public_url(path_or_url)}"
+    if len(content) > MAX_TEXT_BYTES:
+        raise StorageError(f"{name} is too large: expected at most {MAX_TEXT_BYTES:,} bytes.")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise StorageError(f"{name} is not UTF-8 text.") from None
 
 
 @contextmanager

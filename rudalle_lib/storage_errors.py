@@ -193,6 +193,8 @@ def _s3_reason(error: Exception, code: str | None, url: str) -> str:
         return f"{server} does not answer; check AWS_ENDPOINT_URL and the network"
     if code in ("SlowDown", "ServiceUnavailable", "503"):
         return f"{server} asks to slow down; try again later"
+    if (_response(error) or {}).get("ResponseMetadata", {}).get("HTTPStatusCode") in (405, 501):
+        return f"{server} does not know this request; is it an S3 server? Check AWS_ENDPOINT_URL"
     if code is None and is_transient(error):
         return f"{server} breaks connections off; check the network, or try again later"
     return f"{server} answered: {_own_words(error)}"

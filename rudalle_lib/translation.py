@@ -64,6 +64,13 @@ def detect_language(text: str) -> Language:
     return "ru" if 2 * cyrillic >= len(letters) else "en"
 
 
+def language_of(given: str | None, text: str, setting: str) -> str:
+    """The language of a prompt: as its row says, else as the run says, else as the script tells."""
+    if given is not None:
+        return given
+    return detect_language(text) if setting == "auto" else setting
+
+
 class Translator:
     """A Marian network with its tokenizer. Make one with `Translator.load`."""
 

@@ -28,6 +28,7 @@ from rudalle_lib.records import (
     from_table,
     to_table,
 )
+from rudalle_lib.retrying import find_remaining
 from rudalle_lib.stages import find_artifact, read_artifact, with_refused, write_artifact
 from rudalle_lib.storage import Storage, public_url
 from rudalle_lib.tokenizer import EncodedText
@@ -50,7 +51,8 @@ def generate(
     """Draw the candidates of every translated prompt; `TokensRecord`s in the order of the plan.
 
     A prompt that cannot be drawn (too long, a canvas or image prompt that does not fit) gets none;
-    the artifact's metadata says why, and it becomes a reject.
+    the artifact's metadata says why, and it becomes a reject. Where some prompts of a finished
+    shard are to be tried again, only those are.
     """
     storage = Storage(job.output)
     done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
@@ -58,7 +60,9 @@ def generate(
         return done
     translations = from_table(read_artifact(storage, translated), TranslationRecord)
     russian = {row.prompt_id: row.text_ru for row in translations if row.text_ru is not None}
-    prompts = read_shard(storage, job.shard)
+    remaining = find_remaining(storage, STAGE, job.shard, fingerprint)
+    planned = read_shard(storage, job.shard)
+    prompts = remaining.of(planned)
     every = job.runtime.split_decoder
     with device_slot(job.runtime, job.shard.index, every) as slot:
         loaded = decoder(section.model, job.weights, slot.devices, job.runtime.dtype)
@@ -81,7 +85,9 @@ def generate(
         for candidate, canvas in zip(candidates, drawn, strict=True)
     ]
     table = with_refused(to_table(records, TokensRecord), ready.refused)
-    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds, slot.use)
+    table = remaining.merge(table, planned)
+    seconds = slot.seconds + remaining.seconds
+    return write_artifact(storage, STAGE, job.shard, fingerprint, table, seconds, slot.use)
 
 
 def _batch_size(section: GenerateConfig, model: Dalle, devices: Sequence[torch.device]) -> int:

@@ -6,10 +6,11 @@ from prefect import task
 
 from rudalle_lib.config import TranslateConfig
 from rudalle_lib.planning import read_shard
-from rudalle_lib.records import NO_DEVICE, Prompt, StageArtifact, TranslationRecord, to_table
+from rudalle_lib.records import NO_DEVICE, StageArtifact, TranslationRecord, to_table
+from rudalle_lib.retrying import find_remaining
 from rudalle_lib.stages import find_artifact, write_artifact
 from rudalle_lib.storage import Storage
-from rudalle_lib.translation import detect_language
+from rudalle_lib.translation import language_of
 from tasks.job import Job
 from tasks.loaded_models import device_slot, translator
 from tasks.options import OPTIONS, run_name
@@ -26,14 +27,17 @@ def translate(
 ) -> StageArtifact:
     """Translate what is not Russian; `TranslationRecord`s in the order of the plan.
 
-    A prompt that the translator has no good answer for gets none, and becomes a reject.
+    A prompt that the translator has no good answer for gets none, and becomes a reject. Where some
+    prompts of a finished shard are to be tried again, only those are.
     """
     storage = Storage(job.output)
     done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
     if done is not None:
         return done
-    prompts = read_shard(storage, job.shard)
-    languages = [_language(prompt, section) for prompt in prompts]
+    every = read_shard(storage, job.shard)
+    remaining = find_remaining(storage, STAGE, job.shard, fingerprint)
+    prompts = remaining.of(every)
+    languages = [language_of(prompt.lang, prompt.text, section.language) for prompt in prompts]
     foreign = [
         prompt.text for prompt, language in zip(prompts, languages, strict=True) if language != "ru"
     ]
@@ -54,12 +58,6 @@ def translate(
         )
         for prompt, language in zip(prompts, languages, strict=True)
     ]
-    table = to_table(records, TranslationRecord)
+    table = remaining.merge(to_table(records, TranslationRecord), every)
+    seconds += remaining.seconds
     return write_artifact(storage, STAGE, job.shard, fingerprint, table, seconds, use)
-
-
-def _language(prompt: Prompt, section: TranslateConfig) -> str:
-    """As the row says, else as the run says, else as the script tells."""
-    if prompt.lang is not None:
-        return prompt.lang
-    return detect_language(prompt.text) if section.language == "auto" else section.language

@@ -57,15 +57,17 @@ SWITCHED_OFF = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class S3Server:
-    """A running server: where it is, how to get in, and its process id."""
+    """A server: where it is, how to get in, how it was started, and its process of the moment."""
 
     endpoint: str
     access_key: str
     secret_key: str
     bucket: str
-    pid: int
+    command: list[str]
+    folder: Path
+    process: subprocess.Popen[bytes]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -95,20 +97,32 @@ class S3Server:
         """
         folder = Path(tempfile.mkdtemp(prefix="rudalle-s3-"))
         try:
-            with (folder / "weed.log").open("wb") as log:
-                process, server = _launch(folder, bucket, log)
+            server = _launch(folder, bucket)
             try:
-                _wait_until_ready(server, process, folder / "weed.log", patience)
+                _wait_until_ready(server, patience)
                 yield server
             finally:
-                _stop(process)
+                _stop(server.process)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def kill(self) -> None:
+        """Kill the server, as when its machine goes down; what it has answered for stays."""
+        self.process.kill()
+        self.process.wait()
 
-def _launch(folder: Path, bucket: str, log: object) -> tuple[subprocess.Popen[bytes], S3Server]:
-    access_key = _random_key(20)
-    secret_key = _random_key(40)
+    def restart(self, patience: float = 90.0) -> None:
+        """Start it again after `kill`, at the same address and with the same keys and files.
+
+        Raises `RuntimeError` as `start`.
+        """
+        keys = (self.access_key, self.secret_key, self.bucket)
+        self.process = _start_process(self.command, self.folder, keys)
+        _wait_until_ready(self, patience)
+
+
+def _launch(folder: Path, bucket: str) -> S3Server:
+    keys = (_random_key(20), _random_key(40), bucket)
     s3_port, *ports = _free_ports(1 + len(PORT_FLAGS))
     (folder / "data").mkdir()
     command = [
@@ -121,18 +135,19 @@ def _launch(folder: Path, bucket: str, log: object) -> tuple[subprocess.Popen[by
         *(f"-{flag}={port}" for flag, port in zip(PORT_FLAGS, ports, strict=True)),
         *SWITCHED_OFF,
     ]
-    environment = {
-        **os.environ,
-        "AWS_ACCESS_KEY_ID": access_key,
-        "AWS_SECRET_ACCESS_KEY": secret_key,
-        "S3_BUCKET": bucket,
-        "HOME": str(folder),
-    }
-    process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-    )
-    endpoint = f"http://127.0.0.1:{s3_port}"
-    return process, S3Server(endpoint, access_key, secret_key, bucket, process.pid)
+    process = _start_process(command, folder, keys)
+    return S3Server(f"http://127.0.0.1:{s3_port}", *keys, command, folder, process)
+
+
+def _start_process(
+    command: list[str], folder: Path, keys: tuple[str, str, str]
+) -> subprocess.Popen[bytes]:
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_BUCKET")
+    environment = {**os.environ, **dict(zip(names, keys, strict=True)), "HOME": str(folder)}
+    with (folder / "weed.log").open("ab") as log:
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
 
 
 def _weed() -> str:
@@ -156,13 +171,11 @@ def _free_ports(count: int) -> list[int]:
         return [item.getsockname()[1] for item in sockets]
 
 
-def _wait_until_ready(
-    server: S3Server, process: subprocess.Popen[bytes], log: Path, patience: float
-) -> None:
+def _wait_until_ready(server: S3Server, patience: float) -> None:
     deadline = time.monotonic() + patience
     while not _bucket_exists(server):
-        if process.poll() is not None or time.monotonic() > deadline:
-            last_words = log.read_text(errors="replace")[-2000:]
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            last_words = (server.folder / "weed.log").read_text(errors="replace")[-2000:]
             raise RuntimeError(f"the S3 server did not start within {patience} s:\n{last_words}")
         time.sleep(0.1)
 

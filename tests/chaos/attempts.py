@@ -109,7 +109,7 @@ def _run(config: dict[str, Any], environment: dict[str, str], api: str, report: 
 def state_of(url: str) -> dict[str, Any]:
     """Everything below an output by path: bytes, or in manifests and stages all but the times."""
     storage = Storage(url)
-    paths = [path for path in storage.list() if not path.startswith("lease/")]
+    paths = [path for path in storage.list() if not path.startswith(("lease/", "metrics.prom"))]
     return {path: _without_times(path, storage.read_bytes(path)) for path in paths}
 
 

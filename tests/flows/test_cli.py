@@ -132,6 +132,16 @@ def test_run_plan_status_and_run_again(config: Path, tmp_path: Path) -> None:
         path for path in after if path.startswith(("rejects/plan-", "lease/"))
     }
 
+    assert call("verify", tmp_path / "out").exit_code == 0
+    tried = call("retry", tmp_path / "out", "--reason", "translation_failed")
+    assert tried.exit_code == 0, tried.stderr
+    assert "1 prompt in 1 shard reopened." in tried.stdout
+    assert "8 of 15 images published" in tried.stdout and "shard 0" in tried.stderr
+    none = call("retry", tmp_path / "out", "--reason", "too_long")
+    assert none.stdout == "Nothing in a finished shard was rejected as too_long.\n"
+    useless = call("retry", tmp_path / "out", "--reason", "duplicate")
+    assert useless.exit_code == 2 and "correct the prompt table" in useless.stderr
+
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_failed_shard_is_exit_code_1(config: Path, tmp_path: Path) -> None:

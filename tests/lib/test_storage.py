@@ -177,6 +177,14 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path, nobody: None) -> None:
     assert "permission denied" in refusal(str(tmp_path / "output"))
 
 
+def test_a_disk_that_is_nearly_full_is_known_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rudalle_lib.storage.MIN_FREE_BYTES", 2**60)
+    assert "the disk is full; free some space" in refusal(str(tmp_path / "output"))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 def test_other_kinds_of_url() -> None:
     storage = Storage("memory://bucket/x")
     storage.write_bytes("a", b"1")

@@ -1,0 +1,117 @@
+"""What was rejected can be tried again, alone; what cannot be helped so is told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rudalle_lib.config import RunConfig
+from rudalle_lib.errors import ConfigError, LeaseError
+from rudalle_lib.images import encode_image
+from rudalle_lib.lease import hold
+from rudalle_lib.records import REASONS
+from rudalle_lib.retrying import OF_CHOICE, OF_THE_TABLE, check_reason, reopen_rejected
+from rudalle_lib.storage import Storage
+from tasks.progress import Event, Step, listener
+from tests.finished_run import finish, tiny_config
+from tests.tiny_run import contents
+from tests.tiny_stack import SIDE
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    """Three prompts, of which the middle one draws on from a picture that is not there yet."""
+    table = (
+        "prompt,image_prompt,image_prompt_borders\n"
+        "чёрный квадрат,,\n"
+        f"красный круг,{tmp_path / 'picture.png'},up=1\n"
+        "a red circle,,\n"
+    )
+    return tiny_config(tmp_path, str(tmp_path / "out"), table).model_copy(
+        update={"prompts": tiny_config(tmp_path, "x", table).prompts.model_copy(
+            update={"shard_size": 3}
+        )}
+    )  # fmt: skip
+
+
+def draw_picture(folder: Path) -> None:
+    pixels = torch.arange(3 * SIDE * SIDE).view(3, SIDE, SIDE).remainder(251).to(torch.uint8)
+    (folder / "picture.png").write_bytes(encode_image(pixels))
+
+
+def test_only_what_was_rejected_is_drawn_and_the_rest_is_as_if_nothing_had_failed(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    before = finish(config).totals
+    assert before.rejected["bad_image_prompt"] == 1 and before.images == 4
+    draw_picture(tmp_path)
+    reopened = reopen_rejected(Storage(config.output), "bad_image_prompt", 60)
+    assert (reopened.prompts, reopened.shards) == (1, (0,))
+
+    steps: list[Event] = []
+    token = listener.set(steps.append)
+    try:
+        after = finish(config).totals
+    finally:
+        listener.reset(token)
+    totals = {step.total for step in steps if isinstance(step, Step) and step.stage == "generate"}
+    assert totals == {4 * 16}  # tokens of one prompt's images
+    assert after.images == 8 and "bad_image_prompt" not in after.rejected
+
+    fresh = config.model_copy(update={"output": str(tmp_path / "fresh")})
+    finish(fresh)
+    parts = ("data", "rejects")
+    assert contents(tmp_path / "out", *parts) == contents(tmp_path / "fresh", *parts)
+
+
+def test_what_fails_again_is_rejected_again(config: RunConfig) -> None:
+    before = finish(config)
+    reopened = reopen_rejected(Storage(config.output), "translation_failed", 60)
+    assert reopened.prompts == 1
+    after = finish(config)
+    assert after.totals.rejected == before.totals.rejected
+    assert after.totals.images == before.totals.images
+
+
+def test_a_retry_that_was_killed_can_be_asked_for_again(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(config)
+    draw_picture(tmp_path)
+    storage = Storage(config.output)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "delete", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            reopen_rejected(storage, "bad_image_prompt", 60)
+    assert finish(config).totals.images == 4  # the shard still counts as finished
+    assert reopen_rejected(storage, "bad_image_prompt", 60).shards == (0,)
+    assert finish(config).totals.images == 8
+
+
+def test_nothing_is_reopened_where_nothing_was_rejected(config: RunConfig) -> None:
+    finish(config)
+    assert reopen_rejected(Storage(config.output), "too_long", 60).shards == ()
+
+
+def test_a_run_that_is_under_way_is_left_alone(config: RunConfig) -> None:
+    finish(config)
+    storage = Storage(config.output)
+    with hold(storage, 60), pytest.raises(LeaseError, match="Another run writes"):
+        reopen_rejected(storage, "translation_failed", 60)
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        *((reason, "correct the prompt table and run again") for reason in OF_THE_TABLE),
+        *((reason, "change score.min_score or score.keep_best") for reason in OF_CHOICE),
+        ("nonsense", "There is no reason 'nonsense': expected one of bad_override"),
+    ],
+)
+def test_reasons_that_no_retry_helps_are_explained(reason: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check_reason(reason)
+    for other in set(REASONS) - {*OF_THE_TABLE, *OF_CHOICE}:
+        check_reason(other)
