@@ -15,7 +15,7 @@ TRAIN   := $(VENV)/.installed-train
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev chromium demo demo-s3 test chaos lint format bench train-demo clean
+.PHONY: help install install-dev chromium demo demo-s3 app test chaos lint format bench train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ demo: $(BASE) ## install, draw the demo prompts, say where the pictures are
 demo-s3: $(DEV) ## the demo again, written to a real S3 server that this starts and stops
 	@$(BIN)/python -m tests.s3_server -- sh -c '$(BIN)/rudalle-flows run $(CONFIG) --output s3://$$S3_BUCKET/demo \
 	  && $(BIN)/rudalle-flows status s3://$$S3_BUCKET/demo'
+
+app: $(BASE) ## a page to try prompts, on this machine alone
+	@$(INSTALL) --no-build-isolation -e '.[app]'
+	@$(BIN)/rudalle-flows app $(CONFIG)
 
 test: $(DEV) chromium ## the default tests: no GPU, no published weights
 	@$(BIN)/python -m pytest -q

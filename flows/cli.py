@@ -1,4 +1,4 @@
-"""The command line: run, plan, preview, status, verify, replay, retry, gallery, models.
+"""The command line: run, plan, preview, status, verify, replay, retry, gallery, app, models.
 
 Exit codes: 0 all is well, 1 some shards failed, 2 the input is wrong (one sentence on stderr), 130
 interrupted. Heavy packages are imported by the command that needs them, so that help is instant.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import gallery_cli, models_cli, preview_cli, upkeep_cli
+from flows import app_cli, gallery_cli, models_cli, preview_cli, upkeep_cli
 from flows.exits import clear_exit
 from rudalle_lib.errors import ConfigError
 
@@ -96,6 +96,7 @@ app.command()(gallery_cli.gallery)
 
 
 app.command()(preview_cli.preview)
+app.command()(app_cli.app)
 
 
 def load(

@@ -29,6 +29,8 @@ def draw_pictures(
     seed: int = 0,
     settings: SamplingSettings = PUBLISHED,
     batch_size: int = 32,
+    prompt_id: str | None = None,
+    first: int = 0,
 ) -> Tensor:
     """Draw a text, in the decoder's language (Russian).
 
@@ -39,15 +41,17 @@ def draw_pictures(
         seed: the same seed gives the same pictures.
         settings: how tokens are chosen.
         batch_size: pictures drawn at once.
+        prompt_id: of the prompt in a run; by default that of a prompt with this very text.
+        first: number of the first of them among the candidates of the prompt.
 
     Returns:
         uint8 [images, 3, H, W], RGB, on the CPU.
     """
     text, length = normalise(text), decoder.model.config.text_length
-    prompt_id = content_digest(text, {})
+    prompt_id = prompt_id or content_digest(text, {})
     ids = [decoder.tokenizer.encode_text(words, length).ids for words in (text, "")]
     text_ids, empty_text = torch.tensor(ids).split(1)
-    seeds = [image_seed(seed, prompt_id, replica) for replica in range(images)]
+    seeds = [image_seed(seed, prompt_id, replica) for replica in range(first, first + images)]
     drawn = generate_tokens(
         decoder.model,
         text_ids,
