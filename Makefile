@@ -15,7 +15,7 @@ TRAIN   := $(VENV)/.installed-train
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev chromium demo demo-s3 app test chaos lint format bench train-demo clean
+.PHONY: help install install-dev chromium demo demo-s3 app ui screenshots test chaos lint format bench train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,12 @@ demo-s3: $(DEV) ## the demo again, written to a real S3 server that this starts 
 app: $(BASE) ## a page to try prompts, on this machine alone
 	@$(INSTALL) --no-build-isolation -e '.[app]'
 	@$(BIN)/rudalle-flows app $(CONFIG)
+
+ui: $(BASE) ## Prefect's pages with the demo run already in them, at http://127.0.0.1:4200
+	@$(BIN)/python -m flows.demo_server $(CONFIG)
+
+screenshots: $(DEV) chromium ## make the README's pictures of Prefect's pages and the gallery
+	@$(BIN)/python -m tests.ui.screenshots --config $(CONFIG)
 
 test: $(DEV) chromium ## the default tests: no GPU, no published weights
 	@$(BIN)/python -m pytest -q
