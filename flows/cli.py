@@ -1,7 +1,8 @@
-"""The command line: run, plan, preview, status, verify, replay, retry, gallery, app, models.
+"""The command line: run, plan, preview, serve, status, verify, replay, retry, gallery, app, models.
 
 Exit codes: 0 all is well, 1 some shards failed, 2 the input is wrong (one sentence on stderr), 130
-interrupted. Heavy packages are imported by the command that needs them, so that help is instant.
+interrupted, 143 stopped by SIGTERM. Heavy packages are imported by the command that needs them, so
+that help is instant.
 """
 
 from __future__ import annotations
@@ -73,6 +74,33 @@ def plan(
         from flows.tables import print_difference
 
         print_difference(load(config, prompts, output, overrides))
+
+
+@app.command()
+def serve(
+    config: Config,
+    prompts: Prompts = None,
+    output: Output = None,
+    overrides: Overrides = None,
+    cron: Annotated[
+        str | None, typer.Option(help='Also start a run on a schedule, such as "0 2 * * *".')
+    ] = None,
+) -> None:
+    """Offer a configuration as a form in the Prefect UI, and do the runs that are started there."""
+    with clear_exit():
+        from flows.embedded import set_up_prefect
+        from rudalle_lib.preflight import check_inputs
+
+        settings = load(config, prompts, output, overrides)
+        check_inputs(settings)
+        if set_up_prefect():
+            raise ConfigError(
+                "Serving needs a Prefect server that stays: start one with `prefect server start`, "
+                "and name it, as in PREFECT_API_URL=http://127.0.0.1:4200/api."
+            )
+        from flows.deployments import serve_flow
+
+        serve_flow(settings, cron, typer.echo)
 
 
 @app.command()

@@ -42,6 +42,15 @@ def set_up_prefect(environment: MutableMapping[str, str] = os.environ) -> bool:
     return not url
 
 
+def embedded_address() -> str:
+    """The address of the server that Prefect embeds in this process, for other processes."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()  # Prefect keeps one a process
+    server.start()
+    return server.api_url
+
+
 def _check_server(url: str) -> None:
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10):

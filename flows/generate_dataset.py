@@ -19,6 +19,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 
 from flows.artifacts import RunArtifacts
+from flows.runners import Submit, start_runner
 from rudalle_lib.config import RunConfig
 from rudalle_lib.difference import compare
 from rudalle_lib.errors import ShardError
@@ -38,6 +39,7 @@ from tasks.progress import Event, Planned, ShardFailed, ShardFinished, notice, t
 from tasks.publish import publish
 from tasks.report import report
 from tasks.score import score
+from tasks.stopping import stop_at_the_end
 from tasks.translate import translate
 from tasks.upscale import upscale
 
@@ -59,12 +61,16 @@ def generate_dataset(config: RunConfig) -> RunManifest:
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     weights = check_run(config)
-    with hold(Storage(config.output), config.runtime.lease_seconds) as lease:
-        return make_missing(config, weights, lease, started)
+    with (
+        hold(Storage(config.output), config.runtime.lease_seconds) as lease,
+        start_runner(config) as submit,
+        stop_at_the_end(),
+    ):
+        return make_missing(config, weights, lease, started, submit)
 
 
 def make_missing(
-    config: RunConfig, weights: dict[str, str], lease: Holding, started: str
+    config: RunConfig, weights: dict[str, str], lease: Holding, started: str, submit: Submit
 ) -> RunManifest:
     """Plan, work on all shards that are not finished, and report; the output is ours alone."""
     artifacts = RunArtifacts(config)
@@ -81,9 +87,9 @@ def make_missing(
     failed: dict[int, str] = {}
     recent = RecentWork(config.runtime.max_failed_share)
     worthwhile = takewhile(lambda _: not (recent.hopeless or lease.lost), todo)
-    submit = partial(submit_shard, config, weights, lease.number)
+    start = partial(submit_shard, submit, config, weights, lease.number)
     settled = 0
-    for shard, futures in run_bounded(worthwhile, config.runtime.shards_in_flight, submit):
+    for shard, futures in run_bounded(worthwhile, config.runtime.shards_in_flight, start):
         settled += 1
         error = first_error(futures)
         if error is None:
@@ -106,25 +112,64 @@ def make_missing(
 
 
 def submit_shard(
-    config: RunConfig, weights: Mapping[str, str], lease: int, shard: ShardSpec
+    submit: Submit,
+    config: RunConfig,
+    weights: Mapping[str, str],
+    lease: int | None,
+    shard: ShardSpec,
 ) -> Futures:
     """Submit all stages of a shard; each waits for those that it reads."""
     job = Job(shard, config.output, config.runtime, config.weights, lease)
     names = {stage: entry.name for stage, entry in models(config).items()}
     of = fingerprints(config, weights, shard)
 
-    # Prefect gives a task the result of a future where the task asks for that.
-    translated: Any = translate.submit(config.translate, job, of["translate"])
-    drawn: Any = generate.submit(config.generate, job, translated, of["generate"], config.seed)
-    decoded: Any = decode.submit(config.decode, job, drawn, of["decode"])
-    scored: Any = score.submit(config.score, job, translated, decoded, of["score"])
-    made = dict(translate=translated, generate=drawn, decode=decoded, score=scored)
+    # Where a task is given a future, Prefect gives it the result.
+    made: Futures = {}
+    made["translate"] = submit(
+        translate, section=config.translate, job=job, fingerprint=of["translate"]
+    )
+    made["generate"] = submit(
+        generate,
+        section=config.generate,
+        job=job,
+        translated=made["translate"],
+        fingerprint=of["generate"],
+        run_seed=config.seed,
+    )
+    made["decode"] = submit(
+        decode,
+        section=config.decode,
+        job=job,
+        generated=made["generate"],
+        fingerprint=of["decode"],
+    )
+    made["score"] = submit(
+        score,
+        section=config.score,
+        job=job,
+        translated=made["translate"],
+        decoded=made["decode"],
+        fingerprint=of["score"],
+    )
     if config.upscale.model is not None:
-        made["upscale"] = upscale.submit(
-            config.upscale, config.score, job, decoded, scored, of["upscale"]
+        made["upscale"] = submit(
+            upscale,
+            section=config.upscale,
+            selection=config.score,
+            job=job,
+            decoded=made["decode"],
+            scored=made["score"],
+            fingerprint=of["upscale"],
         )
-    made["publish"] = publish.submit(
-        config.publish, config.score, job, names, dict(made), of["publish"], config.digest()
+    made["publish"] = submit(
+        publish,
+        section=config.publish,
+        selection=config.score,
+        job=job,
+        models=names,
+        artifacts=dict(made),
+        fingerprint=of["publish"],
+        config_digest=config.digest(),
     )
     return made
 

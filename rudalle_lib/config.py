@@ -7,15 +7,16 @@ The defaults are the demo stack. Secrets have no place here: they come from the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from rudalle_lib import registry
 from rudalle_lib.config_errors import error_from_validation
-from rudalle_lib.config_sections import NOT_IDENTITY, Positive, Section, Url
+from rudalle_lib.config_runtime import RuntimeConfig
+from rudalle_lib.config_sections import NOT_IDENTITY, Cpus, Gpus, Positive, Section, Url
 from rudalle_lib.config_text import apply_overrides, parse_yaml
 from rudalle_lib.digests import digest_of
 from rudalle_lib.storage import public_url, read_text
@@ -42,6 +43,11 @@ TOKEN_PIXELS = 8
 
 #: The longest side of a canvas, in either unit.
 MAX_SIDE = 8192
+
+
+def _models(kind: registry.Kind) -> dict[str, Any]:
+    """The choice that a form offers; what may be chosen is checked where models are looked up."""
+    return {"enum": registry.names(kind)}
 
 
 class PromptsConfig(Section):
@@ -89,70 +95,13 @@ class WeightsConfig(Section):
     )
 
 
-def _a_device(device: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda|cuda:\d+", device):
-        raise ValueError(f"expected auto, cpu, cuda or one device as cuda:0, found {device!r}")
-    return device
-
-
-class RuntimeConfig(Section):
-    """Which devices are used, in which precision, and how much is under way at once."""
-
-    devices: Annotated[str, AfterValidator(_a_device)] = Field(
-        default="auto",
-        description="auto (a GPU if there is one), cpu, cuda, or one device as cuda:0.",
-    )
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
-        default="float32",
-        description="Precision of the decoder; int8 stores its layers in 8 bits, for one that is "
-        "too large otherwise.",
-    )
-    split_decoder: bool = Field(
-        default=False,
-        description="Spread the decoder's layers over all devices, for one that is too large for "
-        "one device; otherwise each device has a whole one.",
-    )
-    threads: Positive | None = Field(
-        default=None, description="CPU threads of the networks; null leaves PyTorch's choice."
-    )
-    shards_in_flight: Positive = Field(default=2, description="Shards that are worked on at once.")
-    lease_seconds: float = Field(
-        default=120.0,
-        ge=1,
-        description="A run that gave no sign of life for so long has lost its output to the next.",
-    )
-    max_failed_share: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="Stop the run when more than this share of the work of its last shards failed; "
-        "1 never stops.",
-    )
-    price_per_device_hour: float | None = Field(
-        default=None,
-        ge=0,
-        description="What a device costs an hour, in any currency; with it runs tell their cost.",
-    )
-
-    @property
-    def device(self) -> str:
-        """The one device setting, by its singular name."""
-        return self.devices
-
-    @model_validator(mode="before")
-    @classmethod
-    def _accept_singular(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or "device" not in data:
-            return data
-        if "devices" in data:
-            raise ValueError("device and devices are the same setting; give one of them")
-        return {"devices" if key == "device" else key: value for key, value in data.items()}
-
-
 class TranslateConfig(Section):
     """Translation of prompts into Russian, the language of the decoder."""
 
-    model: str = Field(default="demo-marian", description="Translation model, by registry name.")
+    model: str = Field(
+        default="demo-marian",
+        description="Translation model, by registry name, or opus-mt-xx-ru for another language.",
+    )
     language: Literal["auto", "ru", "en"] = Field(
         default="auto",
         description="Language of prompts whose row names none; auto tells by the script.",
@@ -160,12 +109,18 @@ class TranslateConfig(Section):
     batch_size: Positive = Field(
         default=32, description="Texts translated at once.", json_schema_extra=NOT_IDENTITY
     )
+    cpus: Cpus = 1.0
+    gpus: Gpus = None
 
 
 class GenerateConfig(Section):
     """Drawing image tokens with the decoder."""
 
-    model: str = Field(default="demo-dalle", description="Decoder, by registry name.")
+    model: str = Field(
+        default="demo-dalle",
+        description="Decoder, by registry name.",
+        json_schema_extra=_models("decoder"),
+    )
     images: int = Field(default=8, ge=1, le=1000, description="Candidate images per prompt.")
     batch_size: Positive | Literal["auto"] = Field(
         default=64,
@@ -209,7 +164,7 @@ class GenerateConfig(Section):
         description=f"Unit of width and height: pixels before enlarging, {TOKEN_PIXELS} a token, "
         "or image tokens.",
     )
-    image_encoder: str | None = Field(
+    image_encoder: Annotated[str, Field(json_schema_extra=_models("vqgan"))] | None = Field(
         default=None,
         description="VQ-GAN that reads image prompts, by registry name; null is decode.model.",
     )
@@ -223,6 +178,8 @@ class GenerateConfig(Section):
         description="Cut a text that is longer than the decoder reads, and record it; "
         "otherwise the prompt is rejected as too_long.",
     )
+    cpus: Cpus = 1.0
+    gpus: Gpus = None
 
     @model_validator(mode="after")
     def _whole_tokens(self) -> Self:
@@ -235,16 +192,26 @@ class GenerateConfig(Section):
 class DecodeConfig(Section):
     """Turning image tokens into pixels with the VQ-GAN."""
 
-    model: str = Field(default="demo-vqgan", description="VQ-GAN, by registry name.")
+    model: str = Field(
+        default="demo-vqgan",
+        description="VQ-GAN, by registry name.",
+        json_schema_extra=_models("vqgan"),
+    )
     batch_size: Positive = Field(
         default=16, description="Images decoded at once.", json_schema_extra=NOT_IDENTITY
     )
+    cpus: Cpus = 1.0
+    gpus: Gpus = None
 
 
 class ScoreConfig(Section):
     """Scoring candidates against their prompt with ruCLIP, and keeping the good ones."""
 
-    model: str = Field(default="demo-ruclip", description="Scorer, by registry name.")
+    model: str = Field(
+        default="demo-ruclip",
+        description="Scorer, by registry name.",
+        json_schema_extra=_models("scorer"),
+    )
     min_score: float | None = Field(
         default=None,
         ge=-1,
@@ -269,6 +236,8 @@ class ScoreConfig(Section):
         description="Texts that the prompt is weighed against: with any, images also get the "
         "probability of their prompt among these.",
     )
+    cpus: Cpus = 1.0
+    gpus: Gpus = None
 
     @field_validator("templates")
     @classmethod
@@ -282,7 +251,7 @@ class ScoreConfig(Section):
 class UpscaleConfig(Section):
     """Enlarging the kept images with Real-ESRGAN."""
 
-    model: str | None = Field(
+    model: Annotated[str, Field(json_schema_extra=_models("upscaler"))] | None = Field(
         default="demo-realesrgan-x2",
         description="Upscaler, by registry name; null leaves images as drawn.",
     )
@@ -294,6 +263,8 @@ class UpscaleConfig(Section):
         ge=16,
         description="Side of tiles in pixels for large images; null takes it whole.",
     )
+    cpus: Cpus = 1.0
+    gpus: Gpus = None
 
 
 class PublishConfig(Section):
@@ -343,6 +314,16 @@ class RunConfig(Section):
     score: ScoreConfig = Field(default=ScoreConfig(), description="Scores and selection.")
     upscale: UpscaleConfig = Field(default=UpscaleConfig(), description="Super-resolution.")
     publish: PublishConfig = Field(default=PublishConfig(), description="The dataset's form.")
+
+    @model_validator(mode="after")
+    def _say_how_many_devices(self) -> Self:
+        runtime = self.runtime
+        if runtime.runner == "ray" and runtime.split_decoder and (self.generate.gpus or 0) < 2:
+            raise ValueError(
+                "on Ray, runtime.split_decoder needs generate.gpus, the GPUs of one decoder: "
+                f"expected 2 or more, found {self.generate.gpus}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _choose_image_encoder(self) -> Self:

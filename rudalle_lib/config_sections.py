@@ -1,4 +1,4 @@
-"""What all sections of a configuration have in common: strictness, identity, checked URLs."""
+"""What sections of a configuration have in common: strictness, identity, URLs, resources."""
 
 from __future__ import annotations
 
@@ -26,6 +26,33 @@ def _without_credentials(url: str) -> str:
 
 
 Url = Annotated[str, AfterValidator(_without_credentials)]
+
+
+def _a_part_or_whole_ones(gpus: float | None) -> float | None:
+    if gpus is not None and gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"more than one GPU is a whole number of them, found {gpus}")
+    return gpus
+
+
+Cpus = Annotated[
+    float,
+    Field(
+        gt=0,
+        description="With runner ray: CPUs that one task of this stage takes.",
+        json_schema_extra=NOT_IDENTITY,
+    ),
+]
+
+Gpus = Annotated[
+    float | None,
+    Field(
+        ge=0,
+        description="With runner ray: GPUs that one task of this stage takes, or the part of one "
+        "that it shares; null is one where there are GPUs.",
+        json_schema_extra=NOT_IDENTITY,
+    ),
+    AfterValidator(_a_part_or_whole_ones),
+]
 
 
 class Section(BaseModel):

@@ -45,6 +45,10 @@ class LeaseLostError(LeaseError):
     """A run that has lost its output to another one, or has ended, and must not write any more."""
 
 
+class StoppedError(RudalleError):
+    """Work that was dropped because its run was asked to stop."""
+
+
 class ShardError(RudalleError):
     """A shard, or one of its stage artifacts, that is missing or not what it should be."""
 

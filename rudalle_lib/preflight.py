@@ -44,7 +44,8 @@ def check_run(config: RunConfig, output: bool = True) -> dict[str, str]:
     from rudalle_lib.devices import resolve_devices, resolve_dtype  # imports torch
 
     check_inputs(config)
-    for device in resolve_devices(config.runtime.devices):
+    elsewhere = config.runtime.runner == "ray" and config.runtime.ray_address is not None
+    for device in [] if elsewhere else resolve_devices(config.runtime.devices):
         resolve_dtype(config.runtime.dtype, device)
     if output:
         Storage(config.output).check_writable()

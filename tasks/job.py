@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rudalle_lib.config import RuntimeConfig, WeightsConfig
+from rudalle_lib.config import WeightsConfig
+from rudalle_lib.config_runtime import RuntimeConfig
 from rudalle_lib.records import ShardSpec
 
 

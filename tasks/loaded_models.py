@@ -6,23 +6,25 @@ that needed it first. Everything in it can be made again.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import torch
 
 from rudalle_lib import weights as loading
-from rudalle_lib.config import RuntimeConfig, WeightsConfig
-from rudalle_lib.devices import resolve_devices, resolve_dtype, set_threads
-from rudalle_lib.memory import clear_out_of_memory
+from rudalle_lib.config import WeightsConfig
+from rudalle_lib.config_runtime import RuntimeConfig
+from rudalle_lib.devices import resolve_dtype, set_threads
+from rudalle_lib.memory import clear_out_of_memory, release
 from rudalle_lib.records import NO_DEVICE, DeviceUse
 from rudalle_lib.translation import Translator
 from rudalle_lib.weights import LoadedDecoder, LoadedScorer, LoadedUpscaler, LoadedVqGan
+from tasks.devices_in_turn import devices_for, limited_across_runs, turnstile
+from tasks.stopping import stop_if_asked
 
 
 @dataclass
@@ -43,7 +45,7 @@ class DeviceSlot:
 def device_slot(
     runtime: RuntimeConfig, shard_index: int, every: bool = False
 ) -> Iterator[DeviceSlot]:
-    """Wait for the device of a shard and hold it; shards take devices in turn.
+    """Wait for the device of a shard and hold it.
 
     Args:
         runtime: names the devices.
@@ -53,14 +55,18 @@ def device_slot(
     Raises:
         SettingsError: a device that this machine does not have.
         OutOfMemoryError: memory ran out while the slot was held.
+        StoppedError: the run was asked to stop in the meantime.
     """
-    devices = resolve_devices(runtime.devices)
-    turn = shard_index % len(devices)
-    slot = DeviceSlot(tuple(devices if every else devices[turn : turn + 1]))
+    slot = DeviceSlot(devices_for(runtime, shard_index, every))
     asked = time.perf_counter()
-    with ExitStack() as locks:
+    with ExitStack() as held:
         for device in slot.devices:  # always in the same order, so that nobody waits in a ring
-            locks.enter_context(_device_lock(str(device)))
+            held.enter_context(turnstile(str(device)).hold(shard_index))
+        if runtime.limit_devices and runtime.runner == "local":
+            held.enter_context(limited_across_runs(slot.devices))
+        stop_if_asked()
+        if runtime.runner == "ray":
+            _forget_other_devices(slot.devices)
         set_threads(runtime.threads)
         started = time.perf_counter()
         with clear_out_of_memory("the network of this stage beside what it works on"):
@@ -105,6 +111,16 @@ def translator(name: str, weights: WeightsConfig, device: torch.device) -> Trans
     return loading.load_translator(name, weights, device)
 
 
-@cache
-def _device_lock(device: str) -> threading.Lock:
-    return threading.Lock()
+_LOADERS = (decoder, vqgan, scorer, upscaler, translator)
+_gpus_in_use: set[torch.device] = set()
+
+
+def _forget_other_devices(devices: tuple[torch.device, ...]) -> None:
+    """Let go of networks on GPUs that Ray gave this process before, and may give to another now."""
+    gpus = {device for device in devices if device.type == "cuda"}
+    if gpus and _gpus_in_use and gpus.isdisjoint(_gpus_in_use):
+        for loader in _LOADERS:
+            loader.cache_clear()
+        release()
+        _gpus_in_use.clear()
+    _gpus_in_use.update(gpus)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rudalle_lib.config import RunConfig
+from rudalle_lib.config_runtime import RuntimeConfig
 from rudalle_lib.records import ShardManifest, ShardSpec, StageArtifact
 from rudalle_lib.stages import fingerprints, models
 from tasks.decode import decode
@@ -19,7 +20,7 @@ from tasks.upscale import upscale
 
 def load_models(config: RunConfig) -> float:
     """Load the models of the run, so that no stage is timed with that; the seconds it took."""
-    weights, runtime = config.weights, config.runtime
+    weights, runtime = config.weights, here(config.runtime)
     with device_slot(runtime, 0, runtime.split_decoder) as slot:
         translator(config.translate.model, weights, slot.device)
         decoder(config.generate.model, weights, slot.devices, runtime.dtype)
@@ -36,7 +37,7 @@ def work_on(config: RunConfig, weights: Mapping[str, str], shard: ShardSpec) -> 
     Raises:
         RudalleError: a stage failed; nothing is tried again.
     """
-    job = Job(shard, config.output, config.runtime, config.weights)
+    job = Job(shard, config.output, here(config.runtime), config.weights)
     names = {stage: entry.name for stage, entry in models(config).items()}
     of = fingerprints(config, weights, shard)
     made: dict[str, StageArtifact] = {}
@@ -53,3 +54,8 @@ def work_on(config: RunConfig, weights: Mapping[str, str], shard: ShardSpec) -> 
     return publish.fn(
         config.publish, config.score, job, names, made, of["publish"], config.digest()
     )
+
+
+def here(runtime: RuntimeConfig) -> RuntimeConfig:
+    """Where this process works for a run whose tasks work on Ray, or take turns with others."""
+    return runtime.model_copy(update={"runner": "local", "limit_devices": False})

@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 
 from rudalle_lib.planning import Plan
 from rudalle_lib.records import ShardManifest
+from tasks.stopping import stop_if_asked
 
 
 @dataclass(frozen=True)
@@ -79,5 +80,10 @@ def notice(message: str) -> None:
 
 
 def reporter(stage: str, shard: int) -> Callable[[int, int], None]:
-    """A function that tells of steps: `report(done, total)`."""
-    return lambda done, total: tell(Step(stage, shard, done, total))
+    """A function that tells of steps, `report(done, total)`, and raises where the run must stop."""
+
+    def report(done: int, total: int) -> None:
+        tell(Step(stage, shard, done, total))
+        stop_if_asked()
+
+    return report

@@ -18,6 +18,13 @@ a red square on a white background,,,,english
 """
 """Five prompts, one of them in English, and three rows that are rejected."""
 
+LONG_TABLE = """prompt,images
+чёрный квадрат,1
+красный круг,300
+синий крест,1
+"""
+"""With one prompt a shard, the second takes long if its pictures are drawn one by one."""
+
 
 def configure(settings: dict[str, object], output: Path, **changes: object) -> RunConfig:
     """A configuration; a change such as `score={...}` replaces settings inside the section."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from typer.testing import CliRunner, Result
 from flows.cli import PACKAGED, app, find_config
 from rudalle_lib.config import RunConfig
 from rudalle_lib.errors import ConfigError
-from tests.tiny_run import snapshot
+from rudalle_lib.lease import read_lease
+from rudalle_lib.storage import Storage
+from tests.tiny_run import LONG_TABLE, snapshot
 
 ROOT = PACKAGED.parent
 
@@ -175,6 +178,48 @@ def test_a_run_of_its_own_embeds_prefect_and_keeps_the_terminal_clean(
     assert (second.returncode, second.stderr) == (0, "")
     assert "8 of 15 images published" in second.stdout
     assert not (tmp_path / "prefect").exists()  # nothing to do: no server was started
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_terminated_run_drops_its_batch_and_the_next_one_goes_on(
+    config: Path, tmp_path: Path
+) -> None:
+    from prefect.settings import PREFECT_API_URL
+
+    (tmp_path / "long.csv").write_text(LONG_TABLE, encoding="utf-8")
+    arguments = ["--prompts", tmp_path / "long.csv", "--set", "prompts.shard_size=1"]
+    command = [sys.executable, "-m", "flows.cli", "run", str(config), *map(str, arguments)]
+    process = subprocess.Popen(
+        [*command, "--set", "generate.batch_size=1"],
+        cwd=ROOT,
+        env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    first, second = (tmp_path / "out" / "shards" / f"0000{n}.json" for n in (0, 1))
+    deadline = time.monotonic() + 1500
+    while not first.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    process.terminate()
+    _, said = process.communicate(timeout=1500)
+    assert process.returncode == 143, said
+    assert "rudalle-flows: Stopped. What is finished is safe; the same command goes on." in said
+    assert "Traceback" not in said
+    lease = read_lease(Storage(str(tmp_path / "out")))
+    assert lease is not None and lease.free
+    assert not second.exists()
+
+    made = first.stat().st_mtime_ns
+    assert call("run", config, *arguments).exit_code == 0
+    assert second.exists() and first.stat().st_mtime_ns == made
+
+
+def test_serving_needs_a_server(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    done = call("serve", config)
+    assert done.exit_code == 2
+    assert "needs a Prefect server" in done.stderr and "prefect server start" in done.stderr
 
 
 def test_a_server_that_does_not_answer_is_named(

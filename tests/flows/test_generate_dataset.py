@@ -216,6 +216,27 @@ def test_a_run_in_which_everything_fails_stops_early(
     assert json.loads((out / "run.json").read_text())["totals"]["shards"] == 2
 
 
+def test_the_first_shard_is_published_while_later_ones_wait(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    table, out = tmp_path / "six.csv", tmp_path / "out"
+    table.write_text("prompt\n" + "".join(f"{n} кругов\n" for n in range(6)), encoding="utf-8")
+    begun: list[int] = []
+
+    def look(event: object) -> None:
+        if isinstance(event, ShardFinished):
+            begun.append(len(list((out / "stages" / "translate").glob("*.parquet"))))
+
+    token = listener.set(look)
+    try:
+        prompts = {"uri": str(table), "shard_size": 1}
+        run(settings, out, prompts=prompts, generate={"images": 1})
+    finally:
+        listener.reset(token)
+    assert len(begun) == 6
+    assert all(count <= 2 + finished for finished, count in enumerate(begun))
+
+
 def test_without_an_upscaler_images_are_published_as_drawn(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
