@@ -58,6 +58,7 @@ class FaultProxy:
         self.requests: list[Request] = []
         self.faults: list[Kind] = []
         self.endpoint = ""
+        self._serving: set[asyncio.Task[None] | None] = set()
 
     @staticmethod
     @contextlib.contextmanager
@@ -77,11 +78,17 @@ class FaultProxy:
             loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await self._handle(reader, writer)
-        with contextlib.suppress(OSError):
-            writer.close()
-            await writer.wait_closed()
+        task = asyncio.current_task()
+        self._serving.add(task)  # the loop itself does not keep tasks alive
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                await self._handle(reader, writer)
+            with contextlib.suppress(OSError):
+                writer.close()
+                await asyncio.wait_for(writer.wait_closed(), STALL_SECONDS)
+        finally:
+            writer.transport.abort()
+            self._serving.discard(task)
 
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
