@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -66,6 +68,10 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), HubRequest)
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
+        self.tokens: set[str | None] = set()
+        self.ranges: list[str] = []
+        self.cut_after: int | None = None
+        """Bytes after which the next download breaks off."""
 
     @property
     def url(self) -> str:
@@ -78,6 +84,8 @@ class HubRequest(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
         body = self.server.files.get(self.path)
+        if body is not None:
+            self.server.tokens.add(self.headers["Authorization"])
         owner_and_name = "/".join(self.path.split("/")[1:3])
         known = any(path.startswith(f"/{owner_and_name}/") for path in self.server.files)
         if body is None:
@@ -85,13 +93,27 @@ class HubRequest(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", "EntryNotFound" if known else "RepoNotFound")
             self.send_header("Content-Length", "0")
         else:
-            self.send_response(200)
+            first = self.first_byte(len(body))
             self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
             self.send_header("X-Repo-Commit", "a" * 40)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) - first))
+            body = body[first:]
         self.end_headers()
         if body is not None and self.command == "GET":
-            self.wfile.write(body)
+            end, self.server.cut_after = self.server.cut_after, None
+            self.wfile.write(body[:end])
+
+    def first_byte(self, size: int) -> int:
+        """Answer with the whole file, or with what is left of it behind a first byte."""
+        asked = self.headers["Range"]
+        if asked is None or self.command == "HEAD":
+            self.send_response(200)
+            return 0
+        self.server.ranges.append(asked)
+        first = int(asked.removeprefix("bytes=").partition("-")[0])
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
+        return first
 
     do_GET = do_HEAD
 
@@ -128,6 +150,48 @@ def test_files_come_from_a_mirror_once_and_then_from_its_cache(hub: Hub) -> None
     hub.requests.clear()
     assert resolve_files(entry, WeightsConfig(endpoint=hub.url, offline=True)) == files
     assert hub.requests == []
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_was(hub: Hub) -> None:
+    content = bytes(range(256)) * 49_152  # the client keeps whole pieces of 10 MB
+    publish(hub, "sberbank-ai/Real-ESRGAN", "RealESRGAN_x2.pth", content)
+    hub.cut_after = 12_000_000
+    files = resolve_files(registry.get("realesrgan-x2"), WeightsConfig(endpoint=hub.url))
+    assert hub.ranges == ["bytes=10485760-"]
+    assert files["weights"].read_bytes() == content
+
+
+def test_the_environment_names_mirror_token_cache_and_that_there_is_no_network(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """In a process of its own: the client reads its environment once, when it is imported."""
+    publish(hub, "sberbank-ai/Real-ESRGAN", "RealESRGAN_x2.pth", b"weights")
+    fetch = """
+from rudalle_lib import registry
+from rudalle_lib.weight_files import resolve_files
+print(resolve_files(registry.get("realesrgan-x2"))["weights"])
+"""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": "hf_of_the_test",
+        "HF_HOME": str(tmp_path / "home"),
+    }
+    for offline in ("0", "1"):
+        done = subprocess.run(
+            [sys.executable, "-c", fetch],
+            env={**environment, "HF_HUB_OFFLINE": offline},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        path = Path(done.stdout.strip())
+        assert path.is_relative_to(tmp_path / "home") and path.read_bytes() == b"weights"
+        assert "hf_of_the_test" not in done.stdout + done.stderr
+    asked = [request for request in hub.requests if request.endswith("RealESRGAN_x2.pth")]
+    assert [request.split()[0] for request in asked] == ["HEAD", "GET"]
+    assert hub.tokens == {"Bearer hf_of_the_test"}
 
 
 def test_a_local_folder_is_looked_into_before_the_hub(hub: Hub, tmp_path: Path) -> None:
