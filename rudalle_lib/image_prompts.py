@@ -20,6 +20,7 @@ from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.resampling import resize
 from rudalle_lib.sampling import DRAW
 from rudalle_lib.storage import open_input, public_url
+from rudalle_lib.storage_errors import clear_errors
 
 #: Larger pictures are refused: fitting one to the canvas takes some twenty bytes a pixel.
 MAX_PIXELS = 16 * 2**20
@@ -31,14 +32,14 @@ def read_picture(uri: str) -> Tensor:
     """The picture at a path or URL, which is not trusted: uint8 [3, H, W].
 
     Raises:
-        StorageError: it cannot be read.
+        StorageError: it cannot be read; a `TransientError` where that may pass.
         ImageError: it is no picture, damaged, or too large.
     """
-    with open_input(uri, what="image prompt") as stream:
-        try:
-            data = stream.read(MAX_BYTES + 1)
-        except Exception as error:  # whatever the file system of the URL raises
-            raise ImageError(f"{public_url(uri)} cannot be read ({type(error).__name__})") from None
+    with (
+        open_input(uri, what="image prompt") as stream,
+        clear_errors("read the image prompt", uri),
+    ):
+        data = stream.read(MAX_BYTES + 1)
     return decode_image(data, max_pixels=MAX_PIXELS, name=public_url(uri))
 
 

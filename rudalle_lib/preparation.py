@@ -14,7 +14,7 @@ from rudalle_lib.borders import Borders
 from rudalle_lib.candidates import Candidate
 from rudalle_lib.canvas import Canvas, CanvasRequest, choose_canvas
 from rudalle_lib.config import GenerateConfig
-from rudalle_lib.errors import ImageError, SettingsError, StorageError
+from rudalle_lib.errors import ImageError, SettingsError, StorageError, TransientError
 from rudalle_lib.models.dalle import DalleConfig
 from rudalle_lib.records import Overrides, Prompt
 from rudalle_lib.stages import Refused
@@ -76,6 +76,7 @@ def prepare(
 
     Raises:
         SettingsError: a canvas of the run, not of a row, that the decoder cannot draw.
+        TransientError: an image prompt that may well be readable in a while.
     """
     grid = Canvas(architecture.image_height, architecture.image_width)
     choose_canvas(section, Overrides(), grid)
@@ -117,5 +118,10 @@ def _judge(
     try:
         borders = Borders.parse(own.image_prompt_borders)
         return canvas, encode_picture(own.image_prompt, borders, canvas)
+    except TransientError as error:
+        raise TransientError(
+            f"{error} That is the image prompt of {prompt.prompt_id}; run again once it can be "
+            "read, or take it out of the table."
+        ) from None
     except (ImageError, StorageError, ValueError) as error:
         raise _Refusal("bad_image_prompt", str(error)) from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -97,17 +98,33 @@ def clear_errors(action: str, url: str) -> Iterator[None]:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed in a while, with nothing changed by anyone."""
+    error = _behind(error)
     response = _response(error)
     if response is not None:
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return _s3_code(error) in TRANSIENT_CODES or status in TRANSIENT_STATUS
     if isinstance(error, ConnectionError | TimeoutError):
         return True
+    if _is_unknown_host(error):
+        return False
     if any(kind.__name__ in TRANSIENT_KINDS for kind in type(error).__mro__):
         return True
     if getattr(error, "status", None) in TRANSIENT_STATUS:  # aiohttp, for http:// and https://
         return True
     return isinstance(error, OSError) and error.errno in TRANSIENT_ERRNO
+
+
+def _behind(error: BaseException) -> BaseException:
+    """What went wrong on the web, where fsspec made a missing file of everything."""
+    cause = error.__cause__
+    of_web = cause is not None and type(cause).__module__.startswith("aiohttp")
+    return cause if of_web and isinstance(error, FileNotFoundError) and cause else error
+
+
+def _is_unknown_host(error: BaseException) -> bool:
+    """Whether aiohttp was told that no server has that name; a failing DNS says otherwise."""
+    reason = getattr(error, "os_error", None)
+    return isinstance(reason, socket.gaierror) and reason.errno == socket.EAI_NONAME
 
 
 def is_conflict(error: BaseException) -> bool:
@@ -119,7 +136,8 @@ def is_conflict(error: BaseException) -> bool:
     return status in (409, 412)
 
 
-def _reason(error: Exception, url: str) -> str:
+def _reason(error: BaseException, url: str) -> str:
+    error = _behind(error)
     code = _s3_code(error)
     s3 = url.startswith(("s3://", "s3a://"))
     if s3 and (code is not None or _is_botocore(error) or is_transient(error)):
@@ -166,7 +184,7 @@ def _is_botocore(error: BaseException) -> bool:
     return type(error).__module__.startswith(("botocore", "aiobotocore"))
 
 
-def _s3_reason(error: Exception, code: str | None, url: str) -> str:
+def _s3_reason(error: BaseException, code: str | None, url: str) -> str:
     bucket = urlsplit(url).netloc
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     server = f"the S3 server at {public_url(endpoint)}" if endpoint else "Amazon S3"

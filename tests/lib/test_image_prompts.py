@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import socket
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
+import aiohttp
 import pytest
 import torch
+from aiohttp.client_reqrep import ConnectionKey
 from PIL import Image
 
 from rudalle_lib.borders import Borders
-from rudalle_lib.errors import ImageError, StorageError
+from rudalle_lib.errors import ImageError, StorageError, TransientError
 from rudalle_lib.image_prompts import border_mask, encode_image_prompt, fit, read_picture
 from rudalle_lib.images import to_floats
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 from rudalle_lib.sampling import DRAW
+from rudalle_lib.storage_errors import is_transient
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +108,79 @@ def test_what_is_no_picture_is_named(tmp_path: Path, content: bytes | None, word
         (tmp_path / "a.png").write_bytes(content)
     with pytest.raises((ImageError, StorageError), match=words):
         read_picture(str(tmp_path / "a.png"))
+
+
+class Moody(ThreadingHTTPServer):
+    """A web server on loopback that gives a picture, or an answer of the test's choice."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), MoodyRequest)
+        self.status, self.cut = 200, False
+        buffer = io.BytesIO()
+        Image.effect_noise((64, 64), 50).save(buffer, "PNG")
+        self.picture = buffer.getvalue()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/a.png"
+
+
+class MoodyRequest(BaseHTTPRequestHandler):
+    server: Moody
+
+    def do_HEAD(self) -> None:
+        found = self.server.status == 200
+        body = self.server.picture if found else b""
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[: len(body) // 2 if self.server.cut else None])
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[Moody]:
+    with Moody() as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_a_server_in_a_bad_moment_is_told_from_one_without_the_picture(server: Moody) -> None:
+    assert read_picture(server.url).shape == (3, 64, 64)
+    for status in (503, 500, 429):
+        server.status = status
+        with pytest.raises(TransientError, match=rf"read the image prompt .*a.png: .*{status}"):
+            read_picture(server.url)
+    for status in (404, 403):
+        server.status = status
+        with pytest.raises(StorageError, match="Cannot read the image prompt") as raised:
+            read_picture(server.url)
+        assert not isinstance(raised.value, TransientError)
+    server.status, server.cut = 200, True
+    with pytest.raises(TransientError):
+        read_picture(server.url)
+
+
+def test_a_server_that_is_down_may_come_back_and_one_that_never_was_may_not() -> None:
+    with Moody() as server:
+        url = server.url
+    with pytest.raises(TransientError, match="Cannot read the image prompt http://127.0.0.1"):
+        read_picture(url)
+    nowhere = aiohttp.ClientConnectorDNSError(
+        ConnectionKey("no.invalid", 443, True, True, None, None, None),
+        socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
+    )
+    assert not is_transient(nowhere)
+    nowhere._os_error = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    assert is_transient(nowhere)
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
