@@ -219,7 +219,7 @@ def load_tokenizer(folder: Path) -> "MarianTokenizer":
         raise WeightsError(f"the translator lacks {', '.join(missing)}")
     try:
         with warnings.catch_warnings():
-            # It recommends sacremoses, which this class loads but does not use.
+            # It recommends sacremoses, which this class would load but not use.
             warnings.simplefilter("ignore")
             # Long texts are rejected here, with a reason; the tokenizer would only log them.
             return MarianTokenizer(
