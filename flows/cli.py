@@ -181,9 +181,10 @@ def run_flow(settings: RunConfig) -> RunManifest:
             return finished
         from flows.generate_dataset import generate_dataset
         from flows.progress import make_view
+        from rudalle_lib.stages import stages_off
         from tasks.progress import listener
 
-    with make_view(console, settings.upscale.model is not None) as view:
+    with make_view(console, stages_off(settings)) as view:
         token = listener.set(view)
         try:
             return generate_dataset(settings)

@@ -1,6 +1,7 @@
 """Generate a dataset: a table of prompts in, scored pictures with their metadata out.
 
-Plan, then for every shard translate, generate, decode, score, upscale and publish, then report.
+Plan, then for every shard translate, generate, decode, score, upscale, cut out and publish, then
+report.
 Tasks hand each other references to what lies in storage, never pictures. Storage is the only truth:
 a shard is finished if its manifest has the fingerprint that this configuration would give it, and
 then it is skipped; Prefect's own database may be thrown away between two runs.
@@ -31,6 +32,7 @@ from rudalle_lib.records import RunManifest, ShardSpec
 from rudalle_lib.report import current_report
 from rudalle_lib.stages import fingerprints, models
 from rudalle_lib.storage import Storage
+from tasks.cutout import cutout
 from tasks.decode import decode
 from tasks.generate import generate
 from tasks.job import Job
@@ -160,6 +162,16 @@ def submit_shard(
             decoded=made["decode"],
             scored=made["score"],
             fingerprint=of["upscale"],
+        )
+    if config.cutout.transparent:
+        made["cutout"] = submit(
+            cutout,
+            section=config.cutout,
+            selection=config.score,
+            job=job,
+            pictures=made.get("upscale", made["decode"]),
+            scored=made["score"],
+            fingerprint=of["cutout"],
         )
     made["publish"] = submit(
         publish,

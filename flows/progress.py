@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -40,9 +40,9 @@ class View(Protocol):
         """Stop showing."""
 
 
-def make_view(console: Console, upscales: bool) -> View:
-    """Progress bars in a terminal, plain lines elsewhere; `upscales`: the run has that stage."""
-    stages = [stage for stage in STAGES if upscales or stage != "upscale"]
+def make_view(console: Console, off: Collection[str] = ()) -> View:
+    """Progress bars in a terminal, plain lines elsewhere; `off` are stages the run does without."""
+    stages = [stage for stage in STAGES if stage not in off]
     return Bars(console, stages) if console.is_terminal else Lines(console)
 
 

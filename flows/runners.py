@@ -111,7 +111,7 @@ def resources(config: RunConfig, nodes: list[float]) -> dict[str, dict[str, floa
     most = max(nodes, default=0.0)
     wanted = config.runtime.devices != "cpu" and (most > 0 or config.runtime.devices != "auto")
     needs = {}
-    for stage in ("translate", "generate", "decode", "score", "upscale"):
+    for stage in ("translate", "generate", "decode", "score", "upscale", "cutout"):
         section = getattr(config, stage)
         gpus = (1.0 if section.gpus is None else section.gpus) if wanted else 0.0
         if gpus > most and config.runtime.ray_address is None:

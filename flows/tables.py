@@ -62,6 +62,7 @@ NEEDS = {
     "decode": "need decoding anew",
     "score": "need scoring anew",
     "upscale": "need upscaling only",
+    "cutout": "need cutting out only",
     "publish": "need publishing only",
 }
 """How `describe` says what images need, by the first stage that has to run again."""

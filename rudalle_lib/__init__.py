@@ -9,16 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rudalle_lib.images import to_pil
-    from rudalle_lib.pictures import draw_pictures, enlarge_pictures, rank_pictures
+    from rudalle_lib.pictures import (
+        cut_out_pictures,
+        draw_pictures,
+        enlarge_pictures,
+        rank_pictures,
+    )
     from rudalle_lib.sampling import SamplingSettings
-    from rudalle_lib.weights import load_decoder, load_scorer, load_upscaler, load_vqgan
+    from rudalle_lib.weights import (
+        load_decoder,
+        load_scorer,
+        load_segmenter,
+        load_upscaler,
+        load_vqgan,
+    )
 
 __all__ = [
     "SamplingSettings",
+    "cut_out_pictures",
     "draw_pictures",
     "enlarge_pictures",
     "load_decoder",
     "load_scorer",
+    "load_segmenter",
     "load_upscaler",
     "load_vqgan",
     "rank_pictures",
@@ -27,10 +40,12 @@ __all__ = [
 
 _HOMES = {
     "SamplingSettings": "sampling",
+    "cut_out_pictures": "pictures",
     "draw_pictures": "pictures",
     "enlarge_pictures": "pictures",
     "load_decoder": "weights",
     "load_scorer": "weights",
+    "load_segmenter": "weights",
     "load_upscaler": "weights",
     "load_vqgan": "weights",
     "rank_pictures": "pictures",

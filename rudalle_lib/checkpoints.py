@@ -163,6 +163,15 @@ def without_gpt2_masks(state: dict[str, Value]) -> dict[str, Value]:
     return {name: tensor for name, tensor in state.items() if not GPT2_MASK.fullmatch(name)}
 
 
+def without_classifier(state: dict[str, Value]) -> dict[str, Value]:
+    """A segmentation network without the last layers of the classifier that its encoder was.
+
+    No picture passes them there, but they were saved.
+    """
+    unused = ("encoder._conv_head.", "encoder._bn1.")
+    return {name: tensor for name, tensor in state.items() if not name.startswith(unused)}
+
+
 def without_loss(state: dict[str, Value]) -> dict[str, Value]:
     """A VQ-GAN without the discriminator and the perceptual loss that trained it.
 

@@ -14,6 +14,7 @@ import pydantic
 from pydantic import Field, field_validator, model_validator
 
 from rudalle_lib import registry
+from rudalle_lib.config_cutout import CutoutConfig
 from rudalle_lib.config_errors import error_from_validation
 from rudalle_lib.config_runtime import RuntimeConfig
 from rudalle_lib.config_sections import NOT_IDENTITY, Cpus, Gpus, Positive, Section, Url
@@ -313,6 +314,7 @@ class RunConfig(Section):
     decode: DecodeConfig = Field(default=DecodeConfig(), description="The VQ-GAN.")
     score: ScoreConfig = Field(default=ScoreConfig(), description="Scores and selection.")
     upscale: UpscaleConfig = Field(default=UpscaleConfig(), description="Super-resolution.")
+    cutout: CutoutConfig = Field(default=CutoutConfig(), description="Transparent grounds.")
     publish: PublishConfig = Field(default=PublishConfig(), description="The dataset's form.")
 
     @model_validator(mode="after")
@@ -330,6 +332,12 @@ class RunConfig(Section):
         if self.generate.image_encoder is None:  # the stage sees its own section alone
             chosen = self.generate.model_copy(update={"image_encoder": self.decode.model})
             object.__setattr__(self, "generate", chosen)
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_transparent(self) -> Self:
+        if self.cutout.transparent and self.publish.image_format == "jpeg":
+            raise ValueError("jpeg has no transparency; publish.image_format must be png or webp")
         return self
 
     def digest(self) -> str:

@@ -15,7 +15,7 @@ from rudalle_lib.planning import plan_run
 from rudalle_lib.records import RunManifest, ScoreRecord, ShardManifest, ShardSpec, from_table
 from rudalle_lib.report import current_report
 from rudalle_lib.selection import is_kept
-from rudalle_lib.stages import STAGES, fingerprints
+from rudalle_lib.stages import STAGES, fingerprints, stages_off
 from rudalle_lib.storage import Storage
 
 
@@ -67,21 +67,22 @@ def images_by_need(
     """How many images of finished shards need which stage and those after it, in order of stages.
 
     The key "" counts published images of unchanged shards. Where only the choice of images has
-    changed, those that are newly chosen need "upscale" and the others "publish". Needs of "score"
-    and before are those of all candidates.
+    changed, those that are newly chosen need "upscale" (or what follows it, without an upscaler)
+    and the others "publish". Needs of "score" and before are those of all candidates.
     """
+    of_chosen = [s for s in ("upscale", "cutout", "publish") if s not in stages_off(config)]
     finished = {manifest.index: manifest for manifest in manifests}
     counts = Counter({"": sum(finished[shard.index].kept for shard in difference.unchanged)})
     for shard, stages in difference.changed:
-        if stages[0] not in ("upscale", "publish"):
-            counts[stages[0]] += finished[shard.index].images
+        first = stages[0]
+        if first not in of_chosen:
+            counts[first] += finished[shard.index].images
             continue
         chosen = _chosen(storage, shard, config.score)
         table = storage.read_table(layout.metadata_path(shard.index), ["image_id"])
-        before = set(table.column("image_id").to_pylist()) if stages[0] == "publish" else set()
-        upscaled = before if config.upscale.model is not None else chosen
-        counts["upscale"] += len(chosen - upscaled)
-        counts["publish"] += len(chosen & upscaled)
+        before = set(table.column("image_id").to_pylist())
+        counts[of_chosen[0]] += len(chosen - before)
+        counts[first] += len(chosen & before)
     return {stage: counts[stage] for stage in ("", *STAGES) if counts[stage]}
 
 
@@ -115,7 +116,7 @@ def finished_run(config: RunConfig, weights: Mapping[str, str]) -> RunManifest |
 def _differing(
     manifest: ShardManifest, expected: Mapping[str, str], config: RunConfig
 ) -> tuple[str, ...]:
-    skipped = {"upscale"} if config.upscale.model is None else set()
+    skipped = stages_off(config)
     return tuple(
         stage
         for stage, fingerprint in expected.items()

@@ -8,13 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rudalle_lib.cutout import cut_out
 from rudalle_lib.images import to_uint8
 from rudalle_lib.prompts import content_digest, normalise
 from rudalle_lib.sampling import SamplingSettings, generate_tokens
 from rudalle_lib.scoring import REFERENCE_TEMPLATES, Scorer
 from rudalle_lib.seeds import image_seed
 from rudalle_lib.upscaling import upscale
-from rudalle_lib.weights import LoadedDecoder, LoadedScorer, LoadedUpscaler, LoadedVqGan
+from rudalle_lib.weights import (
+    LoadedDecoder,
+    LoadedScorer,
+    LoadedSegmenter,
+    LoadedUpscaler,
+    LoadedVqGan,
+)
 
 PUBLISHED = SamplingSettings()
 """Top-k 2048 and top-p 0.995, as in the published examples."""
@@ -95,3 +102,15 @@ def enlarge_pictures(upscaler: LoadedUpscaler, pictures: Tensor, batch_size: int
     """Enlarge pictures uint8 [N, 3, H, W] by the network's scale; the result is on the CPU."""
     device = upscaler.model.conv_first.weight.device
     return upscale(upscaler.model, pictures.to(device), batch_size).cpu()
+
+
+def cut_out_pictures(pictures: Tensor, segmenter: LoadedSegmenter | None = None) -> Tensor:
+    """Make the ground of pictures transparent: uint8 [N, 3, H, W] to [N, 4, H, W] on the CPU.
+
+    Without a segmenter, or where it is not sure, the ground is told by its colour; a picture that
+    has none stays as it is.
+    """
+    cutouts = cut_out(pictures, None if segmenter is None else segmenter.model)
+    alpha = [torch.empty(0, *pictures.shape[2:], dtype=torch.uint8)]
+    alpha += [cutout.alpha[None] for cutout in cutouts]
+    return torch.cat((pictures.cpu(), torch.cat(alpha)[:, None]), dim=1)

@@ -18,6 +18,7 @@ from rudalle_lib.images import decode_image, encode_image
 from rudalle_lib.manifest import write_shard_manifest
 from rudalle_lib.planning import read_extras
 from rudalle_lib.records import (
+    CutoutRecord,
     ImageRecord,
     PictureRecord,
     RejectRecord,
@@ -106,10 +107,15 @@ def publish_shard(
 def read_shard_results(
     storage: Storage, index: int, artifacts: Mapping[str, StageArtifact]
 ) -> Shard:
-    """Read the artifacts of a shard; pictures are the enlarged ones, where there are any."""
+    """Read the artifacts of a shard; pictures are those of the last stage that made any."""
     pictures = artifacts.get("upscale", artifacts["decode"])
+    cut = artifacts.get("cutout")
     scores = from_table(read_artifact(storage, artifacts["score"]), ScoreRecord)
-    drawn = from_table(read_artifact(storage, pictures), PictureRecord)
+    drawn: Sequence[PictureRecord]
+    if cut is None:
+        drawn = from_table(read_artifact(storage, pictures), PictureRecord)
+    else:
+        drawn = from_table(read_artifact(storage, cut), CutoutRecord)
     translations = from_table(read_artifact(storage, artifacts["translate"]), TranslationRecord)
     tokens = read_artifact(storage, artifacts["generate"])
     return Shard(
@@ -157,6 +163,7 @@ def _prompt_rejects(shard: Shard) -> Iterator[RejectRecord]:
 def _record(shard: Shard, row: TokensRecord, models: Mapping[str, str]) -> ImageRecord:
     translation = shard.translations[row.prompt_id]
     picture, scored = shard.pictures[row.image_id], shard.scores[row.image_id]
+    ground = picture.ground if isinstance(picture, CutoutRecord) else None
     return ImageRecord(
         image_id=row.image_id,
         prompt_id=row.prompt_id,
@@ -185,6 +192,8 @@ def _record(shard: Shard, row: TokensRecord, models: Mapping[str, str]) -> Image
         vqgan=models["decode"],
         scorer=models["score"],
         upscaler=models.get("upscale"),
+        segmenter=models.get("cutout") if ground == "network" else None,
+        ground=ground,
     )
 
 
@@ -193,4 +202,4 @@ def _file(shard: Shard, row: TokensRecord, section: PublishConfig) -> bytes:
     png = shard.pictures[row.image_id].picture or b""
     if section.image_format == "png":
         return png
-    return encode_image(decode_image(png), section.image_format, section.quality)
+    return encode_image(decode_image(png, keep_alpha=True), section.image_format, section.quality)

@@ -8,7 +8,7 @@ Where the records lie (see also `planning`, `manifest`, `shards`):
 | record | file |
 | --- | --- |
 | `PlannedPrompt` and pass-through columns | `plan/<shard>.parquet` |
-| `TranslationRecord`, `TokensRecord`, `PictureRecord`, `ScoreRecord` | `stages/<stage>/<shard>.parquet` |
+| `TranslationRecord`, `TokensRecord`, `PictureRecord`, `CutoutRecord`, `ScoreRecord` | `stages/<stage>/<shard>.parquet` |
 | `ImageRecord` and pass-through columns | `data/metadata/<shard>.parquet` |
 | `RejectRecord` | `rejects/<shard>.parquet`, `rejects/plan-<table>.parquet` |
 | `ShardManifest`, `RunManifest` | `shards/<shard>.json`, `run.json` |
@@ -188,6 +188,13 @@ class PictureRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CutoutRecord(PictureRecord):
+    """A picture whose ground is transparent."""
+
+    ground: Annotated[str | None, "How it was found: network or colour; null if opaque"] = None
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreRecord:
     """How well one candidate shows its prompt."""
 
@@ -242,6 +249,8 @@ class ImageRecord:
     vqgan: Annotated[str, "VQ-GAN model"]
     scorer: Annotated[str, "Scoring model"]
     upscaler: Annotated[str | None, "Super-resolution model; null where the image is as drawn"]
+    segmenter: Annotated[str | None, "Model that found the ground, if one did"] = None
+    ground: Annotated[str | None, "How it was found: network or colour; null if opaque"] = None
 
 
 @dataclass(frozen=True, slots=True)

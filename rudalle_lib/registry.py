@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rudalle_lib.config_errors import did_you_mean
 from rudalle_lib.errors import ConfigError
 
-Kind = Literal["decoder", "vqgan", "scorer", "upscaler", "translator"]
+Kind = Literal["decoder", "vqgan", "scorer", "upscaler", "segmenter", "translator"]
 
 UTILS = "shonenkov/rudalle-utils"
 """The repository with the VQ-GANs and the tokenizer of every published decoder."""
@@ -199,6 +199,16 @@ def _upscalers() -> Iterator[ModelEntry]:
         )  # fmt: skip
 
 
+def _segmenters() -> Iterator[ModelEntry]:
+    yield ModelEntry(
+        "emojich-unet", "segmenter", "tells emoji from their ground, for stickers",
+        _frozen(weights="unet_effnetb5/pytorch_model_v2.bin"), "sberbank-ai/rudalle-Emojich",
+        architecture=_frozen(
+            width=1.6, depth=2.2, decoder_channels=(256, 128, 64, 32, 16), classes=2
+        ),
+    )  # fmt: skip
+
+
 def _translators() -> Iterator[ModelEntry]:
     yield _marian("opus-mt-en-ru", "English to Russian, any text", "Apache-2.0")
 
@@ -222,7 +232,15 @@ def _marian(name: str, about: str, licence: str) -> ModelEntry:
 _ENTRIES: Mapping[str, ModelEntry] = MappingProxyType(
     {
         entry.name: entry
-        for group in (_packaged, _decoders, _vqgans, _scorers, _upscalers, _translators)
+        for group in (
+            _packaged,
+            _decoders,
+            _vqgans,
+            _scorers,
+            _upscalers,
+            _segmenters,
+            _translators,
+        )
         for entry in group()
     }
 )

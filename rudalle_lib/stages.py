@@ -2,7 +2,8 @@
 
 A stage's artifact is a Parquet file with its fingerprint in the schema metadata. Equal fingerprint
 and whole file: the stage is done and is skipped. Selection is no stage of its own: it only reads
-scores, so a changed threshold re-runs no network but the upscaler on newly chosen images.
+scores, so a changed threshold re-runs no network but the upscaler and what cuts images out, on
+newly chosen ones.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ KINDS: Mapping[str, Kind] = {
     "decode": "vqgan",
     "score": "scorer",
     "upscale": "upscaler",
+    "cutout": "segmenter",
 }
 """The kind of model that each stage with a model takes, in order."""
 
@@ -57,10 +59,11 @@ UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "decode": ("generate",),
     "score": ("decode",),
     "upscale": ("decode",),
-    "publish": ("score", "upscale"),
+    "cutout": ("upscale",),
+    "publish": ("score", "cutout"),
 }
 """What the result of each stage is made from. Which pictures are enlarged is chosen by score, but
-an enlarged picture depends on the drawn one alone."""
+an enlarged picture depends on the drawn one alone; a stage that is off passes on what it got."""
 
 IMAGE_PROMPTS = ("image_encoder", "crop_image_prompts")
 """Settings of `GenerateConfig` that matter only to shards with image prompts."""
@@ -75,8 +78,18 @@ def models(config: RunConfig) -> dict[str, ModelEntry]:
     Raises:
         ConfigError: an unknown name, or a model of another kind than the stage takes.
     """
-    names = {stage: getattr(config, stage).model for stage in KINDS}
+    off = stages_off(config)
+    names = {stage: getattr(config, stage).model for stage in KINDS if stage not in off}
     return {stage: registry.get(name, KINDS[stage]) for stage, name in names.items() if name}
+
+
+def stages_off(config: RunConfig) -> set[str]:
+    """The stages that the run does without."""
+    wanted = {
+        "upscale": config.upscale.model is not None,
+        "cutout": config.cutout.transparent,
+    }
+    return {stage for stage, on in wanted.items() if not on}
 
 
 def weight_digests(config: RunConfig) -> dict[str, str]:
@@ -109,6 +122,7 @@ def fingerprints(config: RunConfig, weights: Mapping[str, str], shard: ShardSpec
         "decode": config.decode.identity(),
         "score": config.score.identity(exclude=SELECTION),
         "upscale": config.upscale.identity(),
+        "cutout": config.cutout.identity() if config.cutout.transparent else {},
         "publish": config.publish.identity() | config.score.model_dump(include=set(SELECTION)),
     }
     made: dict[str, str] = {}

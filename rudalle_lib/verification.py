@@ -22,6 +22,7 @@ from rudalle_lib.weight_records import file_digest
 from rudalle_lib.weights import (
     load_decoder,
     load_scorer,
+    load_segmenter,
     load_translator,
     load_upscaler,
     load_vqgan,
@@ -76,6 +77,7 @@ def _run(entry: ModelEntry, weights: WeightsConfig) -> str:
         "vqgan": _decode,
         "scorer": _score,
         "upscaler": _enlarge,
+        "segmenter": _segment,
     }[entry.kind](entry, weights)
     if not output.isfinite().all():
         raise WeightsError(
@@ -121,3 +123,8 @@ def _enlarge(entry: ModelEntry, weights: WeightsConfig) -> Tensor:
     if not all(parameter.isfinite().all() for parameter in model.parameters()):
         return torch.tensor([torch.nan])
     return upscale(model, torch.full((1, 3, 16, 16), 127, dtype=torch.uint8), batch_size=1)
+
+
+def _segment(entry: ModelEntry, weights: WeightsConfig) -> Tensor:
+    """What a grey picture of 64 pixels is made of: [1, classes, 64, 64]."""
+    return load_segmenter(entry.name, weights).model(torch.full((1, 3, 64, 64), 0.5))

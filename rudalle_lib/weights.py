@@ -16,6 +16,7 @@ from rudalle_lib.checkpoints import (
     Unread,
     build,
     stored_tensors,
+    without_classifier,
     without_gpt2_masks,
     without_loss,
     without_masks,
@@ -26,6 +27,7 @@ from rudalle_lib.devices import compute_dtype
 from rudalle_lib.errors import WeightsError
 from rudalle_lib.gpt2_tokenizer import Gpt2Tokenizer
 from rudalle_lib.models.dalle import Dalle, DalleConfig, device_of_tensor
+from rudalle_lib.models.efficient_unet import EfficientUnet, EfficientUnetConfig
 from rudalle_lib.models.int8_linear import with_int8_linears
 from rudalle_lib.models.packed_linear import with_packed_linears
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
@@ -79,6 +81,14 @@ class LoadedUpscaler:
     """A super-resolution network."""
 
     model: RrdbNet
+    entry: ModelEntry
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedSegmenter:
+    """A segmentation network."""
+
+    model: EfficientUnet
     entry: ModelEntry
 
 
@@ -172,6 +182,20 @@ def load_upscaler(
     config = network_config(entry, files, RrdbNetConfig)
     model = _load(entry, files, RrdbNet, config, device, dtype)
     return LoadedUpscaler(model, entry)
+
+
+def load_segmenter(
+    name: str,
+    weights: WeightsConfig = DEFAULT,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> LoadedSegmenter:
+    """Load a segmentation network by its registry name; raises as `load_decoder`."""
+    entry = registry.get(name, "segmenter")
+    files = resolve_files(entry, weights)
+    config = network_config(entry, files, EfficientUnetConfig)
+    model = _load(entry, files, EfficientUnet, config, device, dtype, without_classifier)
+    return LoadedSegmenter(model, entry)
 
 
 def load_translator(

@@ -22,7 +22,13 @@ from rudalle_lib.devices import resolve_dtype, set_threads
 from rudalle_lib.memory import clear_out_of_memory, release
 from rudalle_lib.records import NO_DEVICE, DeviceUse
 from rudalle_lib.translation import Translator
-from rudalle_lib.weights import LoadedDecoder, LoadedScorer, LoadedUpscaler, LoadedVqGan
+from rudalle_lib.weights import (
+    LoadedDecoder,
+    LoadedScorer,
+    LoadedSegmenter,
+    LoadedUpscaler,
+    LoadedVqGan,
+)
 from tasks.devices_in_turn import devices_for, limited_across_runs, turnstile
 from tasks.stopping import stop_if_asked
 
@@ -106,12 +112,18 @@ def upscaler(name: str, weights: WeightsConfig, device: torch.device) -> LoadedU
 
 
 @lru_cache(maxsize=8)
+def segmenter(name: str, weights: WeightsConfig, device: torch.device) -> LoadedSegmenter:
+    """The segmentation network `name`, in float32."""
+    return loading.load_segmenter(name, weights, device)
+
+
+@lru_cache(maxsize=8)
 def translator(name: str, weights: WeightsConfig, device: torch.device) -> Translator:
     """The translator `name`, in float32."""
     return loading.load_translator(name, weights, device)
 
 
-_LOADERS = (decoder, vqgan, scorer, upscaler, translator)
+_LOADERS = (decoder, vqgan, scorer, upscaler, segmenter, translator)
 _gpus_in_use: set[torch.device] = set()
 
 

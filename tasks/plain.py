@@ -8,10 +8,19 @@ from rudalle_lib.config import RunConfig
 from rudalle_lib.config_runtime import RuntimeConfig
 from rudalle_lib.records import ShardManifest, ShardSpec, StageArtifact
 from rudalle_lib.stages import fingerprints, models
+from tasks.cutout import cutout
 from tasks.decode import decode
 from tasks.generate import generate
 from tasks.job import Job
-from tasks.loaded_models import decoder, device_slot, scorer, translator, upscaler, vqgan
+from tasks.loaded_models import (
+    decoder,
+    device_slot,
+    scorer,
+    segmenter,
+    translator,
+    upscaler,
+    vqgan,
+)
 from tasks.publish import publish
 from tasks.score import score
 from tasks.translate import translate
@@ -28,6 +37,8 @@ def load_models(config: RunConfig) -> float:
         scorer(config.score.model, weights, slot.device)
         if config.upscale.model is not None:
             upscaler(config.upscale.model, weights, slot.device)
+        if config.cutout.transparent and config.cutout.model is not None:
+            segmenter(config.cutout.model, weights, slot.device)
     return slot.seconds
 
 
@@ -50,6 +61,11 @@ def work_on(config: RunConfig, weights: Mapping[str, str], shard: ShardSpec) -> 
     if config.upscale.model is not None:
         made["upscale"] = upscale.fn(
             config.upscale, config.score, job, made["decode"], made["score"], of["upscale"]
+        )
+    if config.cutout.transparent:
+        source = made.get("upscale", made["decode"])
+        made["cutout"] = cutout.fn(
+            config.cutout, config.score, job, source, made["score"], of["cutout"]
         )
     return publish.fn(
         config.publish, config.score, job, names, made, of["publish"], config.digest()

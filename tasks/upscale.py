@@ -13,21 +13,13 @@ from rudalle_lib.config import ScoreConfig, UpscaleConfig
 from rudalle_lib.images import decode_image, encode_image
 from rudalle_lib.memory import in_fitting_batches
 from rudalle_lib.models.rrdbnet import RrdbNet
-from rudalle_lib.records import (
-    PictureRecord,
-    ScoreRecord,
-    StageArtifact,
-    from_table,
-    to_table,
-)
-from rudalle_lib.selection import is_kept
-from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
-from rudalle_lib.storage import Storage
+from rudalle_lib.records import PictureRecord, StageArtifact
 from rudalle_lib.upscaling import upscale as enlarge
 from tasks.job import Job
-from tasks.loaded_models import device_slot, upscaler
+from tasks.kept_pictures import make_missing
+from tasks.loaded_models import DeviceSlot, device_slot, upscaler
 from tasks.options import OPTIONS, run_name
-from tasks.progress import notice, reporter
+from tasks.progress import reporter
 
 STAGE = "upscale"
 
@@ -41,29 +33,15 @@ def upscale(
     scored: StageArtifact,
     fingerprint: str,
 ) -> StageArtifact:
-    """Enlarge the pictures that are kept; `PictureRecord`s in the order of the decoded ones.
+    """Enlarge the pictures that are kept; `PictureRecord`s in the order of the decoded ones."""
 
-    The artifact may hold more than is kept now: pictures that an earlier threshold let through.
-    With those, a changed threshold costs only the pictures that it newly lets through.
-    """
-    storage = Storage(job.output)
-    scores = from_table(read_artifact(storage, scored), ScoreRecord)
-    kept = {row.image_id for row in scores if is_kept(row, selection)}
-    done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
-    before = [] if done is None else from_table(read_artifact(storage, done), PictureRecord)
-    missing = kept - {row.image_id for row in before}
-    if done is not None and not missing:
-        return done
-    rows = from_table(read_artifact(storage, decoded), PictureRecord)
-    drawn = [row for row in rows if row.image_id in missing]
-    with device_slot(job.runtime, job.shard.index) as slot:
-        model = upscaler(section.model or "", job.weights, slot.device).model if drawn else None
-        enlarged = _enlarge(model, drawn, section, job.shard.index) if model else []
-    have = {row.image_id: row for row in (*before, *enlarged)}
-    records = [have[row.image_id] for row in rows if row.image_id in have]
-    seconds = slot.seconds + (done.seconds if done is not None else 0.0)
-    table = to_table(records, PictureRecord)
-    return write_artifact(storage, STAGE, job.shard, fingerprint, table, seconds, slot.use)
+    def work(rows: Sequence[PictureRecord]) -> tuple[list[PictureRecord], DeviceSlot]:
+        with device_slot(job.runtime, job.shard.index) as slot:
+            model = upscaler(section.model or "", job.weights, slot.device).model if rows else None
+            enlarged = _enlarge(model, rows, section, job.shard.index) if model else []
+        return enlarged, slot
+
+    return make_missing(STAGE, job, selection, decoded, scored, fingerprint, PictureRecord, work)
 
 
 def _enlarge(

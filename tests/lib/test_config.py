@@ -81,6 +81,10 @@ def test_an_override_reaches_into_a_mapping() -> None:
         ("prompts: {columns: {promt: a}}", "unknown name 'promt'; the names are prompt"),
         ("prompts: {columns: {prompt: a, lang: a}}", "two names are mapped to the same column"),
         ("output: ''", "expected a folder or URL"),
+        (
+            "{cutout: {transparent: true}, publish: {image_format: jpeg}}",
+            "publish.image_format must be png or webp",
+        ),
         ("[1, 2]", "run.yaml should hold settings as `key: value`, found list"),
         ("a: [", "run.yaml is not valid YAML: expected the node content"),
         ("!!python/object/apply:os.getcwd []", "run.yaml is not valid YAML"),

@@ -17,7 +17,7 @@ from rudalle_lib.records import (
     StageArtifact,
     to_table,
 )
-from rudalle_lib.stages import STAGES, fingerprints
+from rudalle_lib.stages import STAGES, fingerprints, stages_off
 from rudalle_lib.storage import Storage
 
 WEIGHTS = {stage: stage for stage in STAGES[:-1]}
@@ -28,9 +28,8 @@ OLD = RunConfig()
 def finished(shard: ShardSpec, config: RunConfig = OLD) -> ShardManifest:
     """The manifest that a run of `config` would have left."""
     of = fingerprints(config, WEIGHTS, shard)
-    made = {stage: StageArtifact(stage, of[stage], 1, 0.0) for stage in STAGES}
-    if config.upscale.model is None:
-        del made["upscale"]
+    on = [stage for stage in STAGES if stage not in stages_off(config)]
+    made = {stage: StageArtifact(stage, of[stage], 1, 0.0) for stage in on}
     file = DataFile("data/metadata/x.parquet", 1, "")
     return ShardManifest(
         shard.index, of["publish"], config.digest(), 2, 8, 2, {}, 1, file, None, made, ""
@@ -54,7 +53,7 @@ def test_a_changed_threshold_needs_publishing_only() -> None:
 def test_a_changed_decoder_needs_all_but_the_translation() -> None:
     config = RunConfig.model_validate({"generate": {"temperature": 0.9}})
     ((_, stages),) = compare(config, WEIGHTS, SHARDS[:1], [finished(SHARDS[0])]).changed
-    assert stages == STAGES[1:]
+    assert stages == tuple(stage for stage in STAGES[1:] if stage != "cutout")
 
 
 def test_an_upscaler_that_is_added_or_taken_away_is_seen() -> None:
@@ -73,6 +72,8 @@ def test_an_upscaler_that_is_added_or_taken_away_is_seen() -> None:
         ({"score": {"keep_best": 3}}, {"upscale": 1, "publish": 2}),
         ({"score": {"keep_best": 3}, "upscale": {"model": None}}, {"publish": 3}),
         ({"upscale": {"model": "realesrgan-x4"}}, {"upscale": 2}),
+        ({"cutout": {"transparent": True}}, {"cutout": 2}),
+        ({"score": {"keep_best": 3}, "cutout": {"transparent": True}}, {"upscale": 1, "cutout": 2}),
         ({"decode": {"model": "vqgan-f8"}}, {"decode": 8}),
         ({"generate": {"top_p": 0.5}}, {"generate": 8}),
     ],

@@ -49,13 +49,29 @@ def test_equal_pixels_give_equal_bytes(picture: Tensor, image_format: str) -> No
     assert encode_image(picture, image_format) == encode_image(strided, image_format)
 
 
+@pytest.mark.parametrize("image_format", ["png", "webp"])
+def test_alpha_is_kept_where_it_is_asked_for_and_laid_on_white_elsewhere(
+    picture: Tensor, image_format: str
+) -> None:
+    alpha = torch.full((1, 24, 40), 255, dtype=torch.uint8)
+    alpha[:, :, :20] = 0
+    data = encode_image(torch.cat((picture, alpha)), image_format, quality=100)
+    assert decode_image(data, keep_alpha=True)[3:].equal(alpha)
+    assert (decode_image(data)[:, :, :20] == 255).all()
+    assert decode_image(encode_image(picture), keep_alpha=True).equal(picture)
+    with pytest.raises(SettingsError, match="jpeg has no transparency"):
+        encode_image(torch.cat((picture, alpha)), "jpeg")
+
+
 def test_unknown_format_names_the_known(picture: Tensor) -> None:
     with pytest.raises(SettingsError, match="unknown image format 'gif'; expected one of png"):
         encode_image(picture, "gif")
 
 
 def test_only_bytes_of_rgb_are_encoded() -> None:
-    with pytest.raises(ValueError, match=r"uint8 \[3, H, W\], found torch.float32 \[3, 2, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"uint8 \[3 or 4, H, W\], found torch.float32 \[3, 2, 2\]"
+    ):
         encode_image(torch.zeros(3, 2, 2))
 
 

@@ -59,7 +59,7 @@ def test_records_survive_a_table() -> None:
 def test_what_may_be_missing_is_nullable_and_nothing_else() -> None:
     nullable = [column.name for column in schema(ImageRecord) if column.nullable]
     pictures = ["image_prompt", "image_prompt_borders"]
-    assert nullable == ["probability", *pictures, "translator", "upscaler"]
+    assert nullable == ["probability", *pictures, "translator", "upscaler", "segmenter", "ground"]
 
 
 def test_image_ids_sort_as_their_replicas() -> None:

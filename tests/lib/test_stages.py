@@ -17,6 +17,7 @@ from rudalle_lib.stages import (
     models,
     read_artifact,
     refused_in,
+    stages_off,
     with_refused,
     write_artifact,
 )
@@ -45,9 +46,11 @@ def changed(
         ({"score": {"min_score": 0.2}}, {"publish"}),
         ({"score": {"keep_best": 1}}, {"publish"}),
         ({"publish": {"image_format": "webp"}}, {"publish"}),
-        ({"upscale": {"model": "realesrgan-x4"}}, {"upscale", "publish"}),
+        ({"upscale": {"model": "realesrgan-x4"}}, {"upscale", "cutout", "publish"}),
+        ({"cutout": {"transparent": True}}, {"cutout", "publish"}),
+        ({"cutout": {"model": "emojich-unet", "min_confidence": 0.5}}, set()),  # it is off
         ({"score": {"templates": ["фото: {}"]}}, {"score", "publish"}),
-        ({"decode": {"model": "vqgan-f8"}}, {"decode", "score", "upscale", "publish"}),
+        ({"decode": {"model": "vqgan-f8"}}, EVERY - {"translate", "generate"}),
         ({"generate": {"top_p": 0.5}}, EVERY - {"translate"}),
         ({"seed": 8}, EVERY - {"translate"}),
         ({"runtime": {"dtype": "bfloat16"}}, EVERY - {"translate"}),
@@ -66,7 +69,8 @@ def test_a_setting_touches_its_own_stage_and_what_is_made_from_it(
 
 
 def test_other_weights_touch_their_stage_and_other_prompts_touch_all() -> None:
-    assert changed(weights={"upscale": "new"}) == {"upscale", "publish"}
+    assert changed(weights={"upscale": "new"}) == {"upscale", "cutout", "publish"}
+    assert changed(weights={"cutout": "new"}) == {"cutout", "publish"}
     assert changed(weights={"score": "new"}) == {"score", "publish"}
     assert changed(shard=ShardSpec(3, SHARD.plan_uri, 2, "other prompts")) == EVERY
     assert changed(shard=ShardSpec(9, "plan/00009.parquet", 2, SHARD.fingerprint)) == set()
@@ -78,9 +82,14 @@ def test_a_model_of_the_wrong_kind_is_refused() -> None:
         models(config)
 
 
-def test_without_an_upscaler_there_is_no_model_for_it() -> None:
-    config = RunConfig.model_validate({"upscale": {"model": None}})
-    assert list(models(config)) == ["translate", "generate", "decode", "score"]
+def test_a_stage_that_is_off_has_no_model() -> None:
+    networks = ["translate", "generate", "decode", "score"]
+    config = RunConfig.model_validate({"upscale": {"model": None}, "cutout": {"model": "x"}})
+    assert list(models(config)) == networks
+    assert stages_off(config) == {"upscale", "cutout"}
+    on = RunConfig.model_validate({"cutout": {"transparent": True, "model": "emojich-unet"}})
+    assert list(models(on)) == [*networks, "upscale", "cutout"]
+    assert stages_off(on) == set()
 
 
 def test_an_artifact_is_found_by_its_fingerprint_only(tmp_path: Path) -> None:
