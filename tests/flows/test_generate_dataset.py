@@ -241,7 +241,9 @@ def test_without_an_upscaler_images_are_published_as_drawn(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    run(settings, out, upscale={"model": None}, publish={"image_format": "webp"})
+    cutout = {"transparent": True}
+    run(settings, out, upscale={"model": None}, cutout=cutout, publish={"image_format": "webp"})
+    assert {path.name for path in (out / "stages").iterdir()} == {*NETWORKS, "cutout"}
     rows = metadata(out)
     assert {row["width"] for row in rows} == {SIDE}
     assert {row["upscaler"] for row in rows} == {None}
