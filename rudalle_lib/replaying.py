@@ -20,6 +20,7 @@ from rudalle_lib.borders import Borders
 from rudalle_lib.candidates import Candidate, candidates_of
 from rudalle_lib.canvas import Canvas, generate_canvases
 from rudalle_lib.config import RunConfig
+from rudalle_lib.cutout import cut_out
 from rudalle_lib.devices import resolve_devices, resolve_dtype
 from rudalle_lib.errors import ConfigError, RudalleError, StorageError
 from rudalle_lib.image_prompts import encode_image_prompt, read_picture
@@ -39,7 +40,13 @@ from rudalle_lib.stages import weight_digests
 from rudalle_lib.storage import Storage
 from rudalle_lib.translation import language_of
 from rudalle_lib.upscaling import upscale
-from rudalle_lib.weights import load_decoder, load_translator, load_upscaler, load_vqgan
+from rudalle_lib.weights import (
+    load_decoder,
+    load_segmenter,
+    load_translator,
+    load_upscaler,
+    load_vqgan,
+)
 
 Row = TypeVar("Row", TokensRecord, PictureRecord)
 
@@ -90,7 +97,7 @@ def replay(storage: Storage, image_id: str) -> Replay:
     drawn = decode(config, tokens)
     original = find_original(storage, shard, image_id)
     published = original.published is not None
-    final = enlarge(config, drawn) if published and config.upscale.model is not None else drawn
+    final = finish(config, drawn) if published else drawn
     section = config.publish
     content = encode_image(final, section.image_format if published else "png", section.quality)
     expected = original.published if published else original.drawn
@@ -222,6 +229,19 @@ def decode(config: RunConfig, tokens: Tensor) -> Tensor:
     return to_uint8(floats.nan_to_num(), -1.0, 1.0)[0].cpu()
 
 
+def finish(config: RunConfig, drawn: Tensor) -> Tensor:
+    """What is published of a picture uint8 [3, H, W]: enlarged and cut out, [3 or 4, H, W]."""
+    final = drawn if config.upscale.model is None else enlarge(config, drawn)
+    if not config.cutout.transparent:
+        return final
+    network = None
+    if config.cutout.model is not None:
+        device = resolve_devices(config.runtime.devices)[0]
+        network = load_segmenter(config.cutout.model, config.weights, device).model
+    (cutout,) = cut_out(final[None], network, config.cutout.min_confidence)
+    return torch.cat((final, cutout.alpha[None]))
+
+
 @torch.inference_mode()
 def enlarge(config: RunConfig, picture: Tensor) -> Tensor:
     """uint8 [3, H, W] to uint8 [3, scale * H, scale * W], on the CPU."""
@@ -250,7 +270,7 @@ def compare_pixels(before: bytes | None, now: Tensor) -> list[str]:
     """How much of the picture differs, in a sentence; nothing where the old one is gone."""
     if before is None:
         return []
-    old = decode_image(before)
+    old = decode_image(before, keep_alpha=True)
     if old.shape != now.shape:
         return [f"{_size(old)} pixels then, {_size(now)} now"]
     apart = (old.int() - now.int()).abs()

@@ -93,7 +93,8 @@ def _rescore_shard(
     rows: Sequence[Row],
 ) -> None:
     drawn = _pictures(storage, manifest, "decode")
-    final = _pictures(storage, manifest, "upscale" if "upscale" in manifest.stages else "decode")
+    last = next(stage for stage in ("cutout", "upscale", "decode") if stage in manifest.stages)
+    final = _pictures(storage, manifest, last)
     path = manifest.metadata.path
     for row in rows:
         audit.checked["pairs"] += 1
@@ -113,7 +114,9 @@ def _rescore_shard(
 def _digest(png: bytes, section: PublishConfig) -> str:
     """SHA-256 of a picture of the stages in the published format."""
     if section.image_format != "png":
-        png = encode_image(decode_image(png), section.image_format, section.quality)
+        png = encode_image(
+            decode_image(png, keep_alpha=True), section.image_format, section.quality
+        )
     return hashlib.sha256(png).hexdigest()
 
 

@@ -15,9 +15,11 @@ from PIL import Image
 
 from rudalle_lib import registry
 from rudalle_lib.config import RunConfig
-from rudalle_lib.images import encode_image
+from rudalle_lib.images import decode_image, encode_image
 from rudalle_lib.models.efficient_unet import EfficientUnet, EfficientUnetConfig
+from rudalle_lib.pictures import cut_out_pictures
 from rudalle_lib.records import CutoutRecord, PictureRecord, StageArtifact, from_table, to_table
+from rudalle_lib.replaying import compare_pixels, finish
 from rudalle_lib.shards import read_records
 from rudalle_lib.stages import read_artifact, write_artifact
 from rudalle_lib.storage import Storage
@@ -77,6 +79,15 @@ def cut(made: Made, config: RunConfig, fingerprint: str = "c", **selection: Any)
 def publish_cut(made: Made, config: RunConfig, names: dict[str, str]) -> None:
     artifacts = {**made.artifacts, "cutout": cut(made, config)}
     publish.fn(config.publish, config.score, made.job, names, artifacts, "p", "digest")
+
+
+def test_a_replayed_picture_is_cut_out_as_a_published_one(config: RunConfig) -> None:
+    upscale = config.upscale.model_copy(update={"model": None})
+    without = config.model_copy(update={"upscale": upscale})
+    drawn = decode_image(square(255))
+    final = finish(without, drawn)
+    assert final.equal(cut_out_pictures(drawn[None])[0]) and not final[3, :15].any()
+    assert compare_pixels(encode_image(final), final)[0].startswith("0 of")
 
 
 @pytest.mark.parametrize("image_format", ["png", "webp"])
