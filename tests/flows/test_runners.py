@@ -10,7 +10,7 @@ from flows.runners import resources, start_runner
 from rudalle_lib.config import RunConfig
 from rudalle_lib.errors import ConfigError
 
-STAGES = ("translate", "generate", "decode", "score", "upscale")
+STAGES = ("translate", "generate", "decode", "score", "upscale", "cutout")
 
 
 def on_ray(*overrides: str) -> RunConfig:
@@ -27,7 +27,14 @@ def test_without_gpus_a_task_takes_a_cpu() -> None:
 def test_with_gpus_a_task_takes_one_or_what_its_section_says() -> None:
     config = on_ray("translate.gpus=0", "decode.gpus=0.25", "generate.gpus=2")
     gpus = {stage: need["num_gpus"] for stage, need in resources(config, [0.0, 4.0]).items()}
-    assert gpus == {"translate": 0, "generate": 2, "decode": 0.25, "score": 1, "upscale": 1}
+    assert gpus == {
+        "translate": 0,
+        "generate": 2,
+        "decode": 0.25,
+        "score": 1,
+        "upscale": 1,
+        "cutout": 1,
+    }
 
 
 def test_gpus_are_left_alone_where_devices_is_cpu() -> None:
