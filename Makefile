@@ -64,9 +64,10 @@ format: $(DEV) ## let ruff repair what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(DEV) ## measure this machine: planning 100,000 prompts, and the demo models
+bench: $(DEV) ## measure this machine: planning, running, and the demo models
 	@$(BIN)/python -m tests.benchmarks.bench_planning
 	@$(BIN)/python -m tests.benchmarks.demo_stack
+	@$(BIN)/python -m tests.benchmarks.running
 
 train-demo: $(TRAIN) ## train the demo models again, from nothing (hours)
 	@$(BIN)/python -m rudalle_lib.training.all
