@@ -20,7 +20,7 @@ a red square on a white background,,,,english
 
 LONG_TABLE = """prompt,images
 чёрный квадрат,1
-красный круг,300
+красный круг,900
 синий крест,1
 """
 """With one prompt a shard, the second takes long if its pictures are drawn one by one."""
