@@ -139,19 +139,22 @@ def measure_decoder(
         "agreement_one_sample_seen": float(
             agreed(draw(vqgan, seen, 1, weights)[:, 0], seen).mean()
         ),
-        "ruclip_auc_within_prompt": within_prompt_auc(scores.numpy().reshape(good.shape), good),
+        **within_prompt_auc(scores.numpy().reshape(good.shape), good),
         "problems": dict(problems.most_common()),
     }
 
 
-def within_prompt_auc(scores: NDArray[np.float32], good: NDArray[np.bool_]) -> float:
-    """How often a good picture scores above a bad one of its own prompt."""
+def within_prompt_auc(scores: NDArray[np.float32], good: NDArray[np.bool_]) -> dict[str, float]:
+    """How often a good picture scores above a bad one of its own prompt.
+
+    Nothing is said where no prompt has both. Scores float32 and good bool [prompts, replicas].
+    """
     wins = [
         float((row[ok][:, None] > row[~ok][None, :]).mean())
         for row, ok in zip(scores, good, strict=True)
         if ok.any() and not ok.all()
     ]
-    return float(np.mean(wins)) if wins else 1.0
+    return {"ruclip_auc_within_prompt": float(np.mean(wins))} if wins else {}
 
 
 def measure_ruclip(scorer: Scorer, sets: int) -> Figures:

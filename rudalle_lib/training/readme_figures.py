@@ -27,8 +27,11 @@ ROWS = (
 
 
 def table(figures: dict[str, float]) -> str:
-    """The figures as a Markdown table."""
-    rows = [f"| {label} | {form.format(figures[key])} |" for label, key, form in ROWS]
+    """The figures as a Markdown table; a dash where there was nothing to measure."""
+    rows = [
+        f"| {label} | {form.format(figures[key]) if key in figures else '–'} |"
+        for label, key, form in ROWS
+    ]
     return "\n".join(["| figure | measured |", "| --- | --- |", *rows, ""])
 
 

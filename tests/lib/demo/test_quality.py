@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import rudalle_lib.demo
@@ -59,6 +60,20 @@ def test_translator_gives_the_exact_caption() -> None:
     figures = quality.measure_translator(load_translator("demo-marian", WEIGHTS), 64)
     close_to_record(figures, "translation_exact", 0.05)
     close_to_record(figures, "translation_variants_exact", 0.1)
+
+
+def test_good_pictures_are_compared_with_bad_ones_of_their_own_prompt() -> None:
+    scores = np.array([[0.9, 0.1, 0.5], [0.2, 0.8, 0.3]], np.float32)
+    mixed = np.array([[True, False, False], [True, False, False]])
+    assert quality.within_prompt_auc(scores, mixed) == {"ruclip_auc_within_prompt": 0.5}
+    assert quality.within_prompt_auc(scores, np.zeros_like(mixed)) == {}
+
+
+def test_a_figure_that_was_not_measured_is_a_dash() -> None:
+    figures = {key: 0.5 for _, key, _ in readme_figures.ROWS if "auc" not in key}
+    assert "| ruCLIP: a good picture above a bad one of its prompt | – |" in readme_figures.table(
+        figures
+    )
 
 
 def test_readme_shows_the_recorded_figures() -> None:
