@@ -19,11 +19,14 @@ a red square on a white background,,,,english
 """Five prompts, one of them in English, and three rows that are rejected."""
 
 LONG_TABLE = """prompt,images
-чёрный квадрат,1
-красный круг,900
-синий крест,1
+чёрный квадрат,200
+красный круг,200
+синий крест,200
+белая полоса,200
+жёлтый треугольник,200
+зелёный квадрат,200
 """
-"""With one prompt a shard, the second takes long if its pictures are drawn one by one."""
+"""With one prompt a shard, each takes long if its pictures are drawn one by one."""
 
 
 def configure(settings: dict[str, object], output: Path, **changes: object) -> RunConfig:
