@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -137,7 +137,8 @@ def acquire(storage: Storage, seconds: float, clock: Clock = time.time) -> Lease
     """Create the next lease. Raises as `hold`."""
     token = uuid.uuid4().hex
     for _ in range(TRIES):
-        before = read_lease(storage)
+        numbers = _numbers(storage)
+        before = _newest(storage, numbers)
         now = clock()
         if before is not None and before.is_held(now):
             raise LeaseError(
@@ -145,7 +146,8 @@ def acquire(storage: Storage, seconds: float, clock: Clock = time.time) -> Lease
                 f"it or stop it; if it is dead, the output is free {before.seconds:,.0f} s after "
                 "its last sign of life."
             )
-        number = 1 + max(_numbers(storage), default=0)
+        # After those that were judged, not after one created since: that one has to be in the way.
+        number = 1 + max(numbers, default=0)
         lease = Lease(number, token, _holder(), _process(os.getpid()), now, now, seconds)
         storage.create(layout.lease_path(number), _json(lease))
         # What lies there decides: answers get lost, and a store may not know `If-None-Match`.
@@ -159,7 +161,11 @@ def acquire(storage: Storage, seconds: float, clock: Clock = time.time) -> Lease
 
 def read_lease(storage: Storage) -> Lease | None:
     """The newest lease of an output, held or not; None if there is none that can be read."""
-    for number in sorted(_numbers(storage), reverse=True):
+    return _newest(storage, _numbers(storage))
+
+
+def _newest(storage: Storage, numbers: Sequence[int]) -> Lease | None:
+    for number in sorted(numbers, reverse=True):
         content = storage.read_bytes_if_any(layout.lease_path(number))
         if content is not None:
             with suppress(ValueError, TypeError):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,25 @@ def test_of_many_runs_at_once_one_gets_the_lease(storage: Storage) -> None:
     (winner,) = [lease for lease in got if isinstance(lease, leases.Lease)]
     assert read_lease(storage) == winner
     assert storage.list("lease") == ["lease/00001.json"]
+
+
+def test_a_lease_created_while_another_run_looks_is_not_overtaken(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = leases._newest
+    early: list[leases.Lease] = []
+
+    def judge_too_early(storage: Storage, numbers: Sequence[int]) -> leases.Lease | None:
+        found = judged(storage, numbers)
+        if not early:
+            monkeypatch.setattr(leases, "_newest", judged)
+            early.append(acquire(storage, 60))  # somebody else, between the look and the creation
+        return found
+
+    monkeypatch.setattr(leases, "_newest", judge_too_early)
+    with pytest.raises(LeaseError):
+        acquire(storage, 60)
+    assert read_lease(storage) == early[0]
 
 
 def test_the_second_is_refused_with_holder_and_age(storage: Storage) -> None:
