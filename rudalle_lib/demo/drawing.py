@@ -96,7 +96,7 @@ def outlines(
 
 def cross_arm(side: int) -> int:
     """Thickness of a cross's beams in pixels, such that they lie on the grid."""
-    return {28: 12, 32: 12, 40: 16, 44: 16, 52: 20, 56: 24}.get(side, side * 2 // 5)
+    return {32: 12, 40: 16, 56: 24}.get(side, side * 2 // 5)
 
 
 def _rectangle(x0: float, y0: float, x1: float, y1: float) -> list[tuple[float, float]]:
@@ -105,6 +105,6 @@ def _rectangle(x0: float, y0: float, x1: float, y1: float) -> list[tuple[float, 
 
 def _tilted_bar(side: float, rising: bool) -> list[tuple[float, float]]:
     """A bar at 45 degrees in a square box; its end edges span `cut` pixels on each axis."""
-    cut = 12 if side >= 56 else 8
+    cut = 12 if side >= 64 else 8
     points = [(0, side - cut), (side - cut, 0), (side, cut), (cut, side)]
     return points if rising else [(side - x, y) for x, y in points]

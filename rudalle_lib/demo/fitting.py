@@ -25,7 +25,7 @@ LARGEST_FLAW = 1.75
 PAD = 6  # pixels around the silhouette into which a candidate may reach
 EDGE = 0.5  # the edge crosses pixels whose centres are this near
 FLAW_RANK = 3  # the flaw is the depth of this pixel, from the deepest
-BAR_ASPECT = (2.2, 5.2)  # length to thickness; scenes have 2.5 to 4.5
+BAR_ASPECT = (2.2, 5.8)  # length to thickness; scenes have 3.3 to 5
 ARM_RATIO = (0.26, 0.52)  # thickness of a cross's beams to their length; scenes have 0.33 to 0.43
 
 
@@ -176,7 +176,7 @@ def _bar_side(length: float, thickness: float, angle: int) -> float:
     """The side that a bar of this length stands for, as scenes lay bars out."""
     if angle in (0, 90):
         return length - 8
-    return (length + thickness) / 2**0.5 - 4
+    return (length + thickness) / 2**0.5 - 8
 
 
 def _rectangle(dx: Field, dy: Field, width: float, height: float) -> Field:

@@ -1,8 +1,8 @@
 """Suprematist scenes: what a demo picture shows, before a pixel is drawn.
 
-A scene is one figure, or two with a relation, on a plain ground. Positions lie on a grid of eight
-pixels, a token of the demo VQ-GAN, and sizes on one of four, so that a decoder of a few million
-parameters can learn every edge it will have to draw.
+A scene is one figure, or two with a relation, on a plain ground. Positions and sizes lie on a grid
+of eight pixels, a token of the demo VQ-GAN, so that a decoder of a few million parameters can learn
+every edge it will have to draw, and a square is a matter of counting whole tokens.
 A fifth of the (shape, colour, ground) combinations is held out from all training: for every colour
 on every ground one of the five shapes has never been seen (a Latin-square design), so that the
 figures in the README measure composition, not memory.
@@ -15,17 +15,19 @@ from functools import cache
 SHAPES = ("square", "circle", "triangle", "cross", "bar")
 COLOURS = ("red", "blue", "yellow", "green", "orange", "violet", "black", "white")
 GROUNDS = ("white", "black", "beige", "grey")
-SIZES = ("small", "medium", "big")
 RELATIONS = ("left_of", "right_of", "above", "below")
-SIDES = {"small": (28, 32), "medium": (40, 44), "big": (52, 56)}
-"""Side of a figure's square in pixels, by size; the two values are jitter."""
+SIDES = {"small": 32, "medium": 40, "big": 56}
+"""Side of a figure's square in pixels, by size."""
+SIZES = tuple(SIDES)
 
 PICTURE = 128
 """Side of a picture in pixels."""
-STEP, MARGIN, GAP = 8, 4, 12
+STEP, MARGIN, GAP = 8, 4, 8
 """Grid of positions, border left free, and the least distance of two figures, in pixels."""
 
 Combination = tuple[str, str, str]
+Box = tuple[int, int, int]
+"""Width and height of a figure's bounding box in pixels, and for bars the angle in degrees."""
 
 
 @dataclass(frozen=True)
@@ -108,29 +110,25 @@ def random_scene(rng: random.Random, held_out: bool = False, single_share: float
 
 
 def place(scene: Scene, rng: random.Random) -> tuple[Placement, ...]:
-    """Lay a scene out: jittered sizes, bar angles and positions that respect relation and gap."""
+    """Lay a scene out: bar angles and positions that respect relation and gap."""
     while True:
-        boxes = [_box(figure, rng) for figure in scene.figures]
+        drawn = [rng.choice(boxes(figure.shape, figure.size)) for figure in scene.figures]
         placements = tuple(
             Placement(figure, _free(rng, width), _free(rng, height), width, height, angle)
-            for figure, (width, height, angle) in zip(scene.figures, boxes, strict=True)
+            for figure, (width, height, angle) in zip(scene.figures, drawn, strict=True)
         )
-        if scene.relation is None or _respects(placements, scene.relation):
+        if keeps_relation(placements, scene.relation):
             return placements
 
 
-def _box(figure: Figure, rng: random.Random) -> tuple[int, int, int]:
-    """Width, height and angle of a figure with jittered size."""
-    side = rng.choice(SIDES[figure.size])
-    if figure.shape != "bar":
-        return side, side, 0
-    thickness = 16 if figure.size == "big" else 12
-    angle = rng.choice((0, 45, 90, 135))
-    if angle == 0:
-        return side + 8, thickness, angle
-    if angle == 90:
-        return thickness, side + 8, angle
-    return side + 4, side + 4, angle
+def boxes(shape: str, size: str) -> tuple[Box, ...]:
+    """The boxes in which a figure of this shape and size may be drawn; bars lie at any of four."""
+    side = SIDES[size]
+    if shape != "bar":
+        return ((side, side, 0),)
+    length, thickness = side + 8, 16 if size == "big" else 12
+    flat, upright = (length, thickness, 0), (thickness, length, 90)
+    return flat, (length, length, 45), upright, (length, length, 135)
 
 
 def _free(rng: random.Random, length: int) -> int:
@@ -138,8 +136,10 @@ def _free(rng: random.Random, length: int) -> int:
     return rng.randrange(MARGIN, PICTURE - MARGIN - length + 1, STEP)
 
 
-def _respects(placements: tuple[Placement, ...], relation: str) -> bool:
+def keeps_relation(placements: tuple[Placement, ...], relation: str | None) -> bool:
     """Whether two boxes keep their gap and stand clearly in the relation, not diagonally."""
+    if relation is None:
+        return True
     first, second = placements
     if relation in ("right_of", "below"):
         first, second = second, first

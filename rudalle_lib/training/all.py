@@ -17,7 +17,7 @@ from rudalle_lib.training import (
     super_resolution,
     translation,
     vqgan,
-    vqgan_decoder,
+    vqgan_codes,
 )
 
 
@@ -35,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vq, dalle = str(options.out / "demo-vqgan"), str(options.out / "demo-dalle")
     parts: dict[str, Callable[[], None]] = {
         "demo-vqgan": lambda: vqgan.main(folder("demo-vqgan")),
-        "demo-vqgan-decoder": lambda: vqgan_decoder.main(
-            ["--work", str(options.work / "demo-vqgan-decoder"), "--vqgan", vq]
+        "demo-vqgan-codes": lambda: vqgan_codes.main(
+            ["--work", str(options.work / "demo-vqgan-codes"), "--vqgan", vq]
         ),
-        "demo-dalle": lambda: decoder.main([*folder("demo-dalle"), "--vqgan", vq, "--compile"]),
+        "demo-dalle": lambda: decoder.main([*folder("demo-dalle"), "--compile"]),
         "demo-realesrgan-x2": lambda: super_resolution.main(
             [*folder("demo-realesrgan-x2"), "--vqgan", vq]
         ),

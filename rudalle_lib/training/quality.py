@@ -26,9 +26,10 @@ from rudalle_lib.demo.checker import check
 from rudalle_lib.demo.drawing import draw_placements, draw_scene
 from rudalle_lib.demo.scenes import Scene, place, random_scene
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.sampling import SamplingSettings, generate_tokens
+from rudalle_lib.sampling import generate_tokens
 from rudalle_lib.scoring import Scorer
 from rudalle_lib.seeds import image_seed
+from rudalle_lib.training.samples import SETTINGS
 from rudalle_lib.translation import Translator
 from rudalle_lib.upscaling import upscale
 from rudalle_lib.weights import (
@@ -42,7 +43,6 @@ from rudalle_lib.weights import (
 Figures = dict[str, float | int | dict[str, int]]
 Pictures = NDArray[np.uint8]
 SEED = 20211103
-SETTINGS = SamplingSettings(temperature=1.0, top_k=0, top_p=0.995)
 TEMPLATES = ("{}",)
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from rudalle_lib.sampling import SamplingSettings, generate_tokens
 from rudalle_lib.seeds import image_seed
 from rudalle_lib.tokenizer import Tokenizer
 
-SETTINGS = SamplingSettings(temperature=1.0, top_k=0, top_p=0.995)
+SETTINGS = SamplingSettings(temperature=1.0, top_k=0, top_p=0.98)
 
 
 def draw_samples(
@@ -42,14 +42,21 @@ def sample_pictures(
     batch: int = 128,
 ) -> NDArray[np.uint8]:
     """One picture a scene by its canonical caption; uint8 [N, 128, 128, 3]."""
+    tokens = sample_tokens(model, tokenizer, scenes, seed, batch)
+    return np.concatenate([to_uint8(vqgan.decode(part)) for part in tokens.split(32)])
+
+
+def sample_tokens(
+    model: Dalle, tokenizer: Tokenizer, scenes: Sequence[Scene], seed: int, batch: int = 128
+) -> Tensor:
+    """Tokens of one picture a scene by its canonical caption; int64 [N, 16, 16]."""
     captions = [russian_caption(scene) for scene in scenes]
     text = [tokenizer.encode_text(c, model.config.text_length).ids for c in captions]
     seeds = [image_seed(seed, str(index), 0) for index in range(len(scenes))]
     drawn = generate_tokens(
         model, torch.tensor(text), torch.arange(len(scenes)), torch.tensor(seeds), SETTINGS, batch
     )
-    grid = drawn.tokens.view(-1, model.config.image_height, model.config.image_width)
-    return np.concatenate([to_uint8(vqgan.decode(part)) for part in grid.split(32)])
+    return drawn.tokens.view(-1, model.config.image_height, model.config.image_width)
 
 
 def to_uint8(images: Tensor) -> NDArray[np.uint8]:

@@ -25,8 +25,8 @@ from rudalle_lib.demo.scenes import (
     random_scene,
 )
 
-ALL_SIDES = [side for pair in SIDES.values() for side in pair]
-TILTED = [side + 4 for side in ALL_SIDES]
+ALL_SIDES = list(SIDES.values())
+TILTED = [side + 8 for side in ALL_SIDES]
 
 
 def placed(shape: str, side: int = 40, angle: int = 0, colour: str = "red") -> Placement:

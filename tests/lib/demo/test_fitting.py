@@ -5,9 +5,9 @@ import pytest
 
 from rudalle_lib.demo.drawing import figure_mask
 from rudalle_lib.demo.fitting import fit_shape
-from rudalle_lib.demo.scenes import SIDES
+from rudalle_lib.demo.scenes import SIDES, boxes
 
-ALL_SIDES = [side for pair in SIDES.values() for side in pair]
+ALL_SIDES = list(SIDES.values())
 
 
 @pytest.mark.parametrize("shape", ["square", "circle", "triangle", "cross"])
@@ -25,15 +25,11 @@ def test_true_silhouettes_fit_their_shape(shape: str, side: int) -> None:
 @pytest.mark.parametrize("size", SIDES)
 @pytest.mark.parametrize("angle", [0, 45, 90, 135])
 def test_true_bars_fit_at_every_angle(size: str, angle: int) -> None:
-    for side in SIDES[size]:
-        thickness = 16 if size == "big" else 12
-        width, height = {0: (side + 8, thickness), 90: (thickness, side + 8)}.get(
-            angle, (side + 4, side + 4)
-        )
-        fit = fit_shape(figure_mask("bar", width, height, angle) >= 0.5)
-        assert fit.shape == "bar"
-        assert fit.side == pytest.approx(side, abs=0.5)
-        assert not fit.malformed
+    (box,) = (box for box in boxes("bar", size) if box[2] == angle)
+    fit = fit_shape(figure_mask("bar", *box) >= 0.5)
+    assert fit.shape == "bar"
+    assert fit.side == pytest.approx(SIDES[size], abs=0.5)
+    assert not fit.malformed
 
 
 @pytest.mark.parametrize("shape", ["square", "circle", "triangle", "cross"])

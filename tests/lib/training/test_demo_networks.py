@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rudalle_lib.training import decoder, super_resolution, vqgan, vqgan_decoder
+from rudalle_lib.demo.drawing import PALETTE
+from rudalle_lib.training import decoder, super_resolution, vqgan, vqgan_codes
+from rudalle_lib.training.scene_tokens import PLAIN
 from rudalle_lib.training.vqgan import EmaCodebook
 
 
@@ -40,17 +42,44 @@ def test_vqgan_exports_what_loads_again(vqgan_folder: Path) -> None:
     assert (vqgan_folder / "MODEL_CARD.md").read_text().startswith("# demo-vqgan")
 
 
-def test_the_decoder_half_trains_and_leaves_every_token_its_meaning(
+def test_codes_get_their_names_and_keep_them(
     tmp_path: Path, vqgan_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vqgan_decoder, "BATCH", 2)
+    monkeypatch.setattr(vqgan_codes, "CROP_BATCH", 2)
+    monkeypatch.setattr(vqgan_codes, "FULL_BATCH", 2)
+    monkeypatch.setattr(vqgan_codes, "START_PICTURES", 32)
     folder = shutil.copytree(vqgan_folder, tmp_path / "vqgan")
-    vqgan_decoder.main(["--work", str(tmp_path / "w"), "--vqgan", str(folder), "--steps", "2"])
+    command = ["--work", str(tmp_path / "w"), "--vqgan", str(folder), "--steps"]
+    vqgan_codes.main([*command, "2"])
+    assert "vqgan_codes --steps 2" in (folder / "MODEL_CARD.md").read_text()
+    vqgan_codes.main([*command, "3"])
+    state = torch.load(tmp_path / "w" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 3
     before, after = vqgan.load_vqgan(vqgan_folder), vqgan.load_vqgan(folder)
-    pictures = vqgan.pictures(random.Random(0), 1)
-    assert torch.equal(before.encode(pictures), after.encode(pictures))
-    assert not torch.equal(before.decoder.conv_in.weight, after.decoder.conv_in.weight)
-    assert "vqgan_decoder --steps 2" in (folder / "MODEL_CARD.md").read_text()
+    assert not torch.equal(before.encoder.conv_in.weight, after.encoder.conv_in.weight)
+    assert not torch.equal(before.quantize.embed.weight, after.quantize.embed.weight)
+
+
+def test_codes_start_where_their_cells_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vqgan_codes, "START_PICTURES", 64)
+    weights = Path(vqgan.__file__).parents[1] / "demo" / "weights" / "demo-vqgan"
+    model = vqgan_codes.with_vocabulary(vqgan.load_vqgan(weights))
+    vqgan_codes.start_codes(model, random.Random(0))
+    tokens, pictures = vqgan_codes.make_batch(random.Random(1), 8)
+    plain = tokens < len(PLAIN)
+    right = model.encode(pictures)[plain] == tokens[plain]
+    assert right.float().mean() > 0.5
+
+
+def test_crops_are_whole_cells_about_an_edge() -> None:
+    tokens, pictures = vqgan_codes.make_batch(random.Random(2), 16, crop=True)
+    assert tokens.shape == (16, 8, 8)
+    assert pictures.shape == (16, 3, 64, 64)
+    assert (tokens >= len(PLAIN)).flatten(1).any(1).all()
+    colour = torch.tensor(PALETTE["red"]) / 127.5 - 1
+    red = (pictures - colour[:, None, None]).abs().amax(1) < 0.01
+    whole = red.view(16, 8, 8, 8, 8).transpose(2, 3).flatten(3).all(3)
+    assert torch.equal(whole, tokens == PLAIN["red"])
 
 
 def test_vqgan_goes_on_where_it_was_stopped(tmp_path: Path) -> None:
@@ -89,8 +118,8 @@ def test_decoder_trains_and_exports(
     monkeypatch.setattr(decoder, "BATCH", 2)
     monkeypatch.setattr(decoder, "CAPTIONS", 300)
     out = tmp_path / "decoder"
-    folders = ["--work", str(tmp_path / "d"), "--out", str(out), "--vqgan", str(vqgan_folder)]
-    decoder.main([*folders, "--steps", "2", "--scenes", "64"])
+    folders = ["--work", str(tmp_path / "d"), "--out", str(out)]
+    decoder.main([*folders, "--steps", "2"])
     assert {path.name for path in out.iterdir()} == {
         "MODEL_CARD.md", "bpe.model", "config.json", "model.safetensors",
     }  # fmt: skip

@@ -1,18 +1,36 @@
-"""Tokens of scenes laid together: the same patch everywhere, as the VQ-GAN gives it alone."""
+"""Tokens of scenes: a code for every colour and every edge, wherever and in whatever colour."""
+
+import random
 
 import numpy as np
 import pytest
 import torch
 
 from rudalle_lib.config import WeightsConfig
-from rudalle_lib.demo.drawing import draw_placements
-from rudalle_lib.demo.scenes import Figure, Placement
+from rudalle_lib.demo.drawing import PALETTE, draw_placements
+from rudalle_lib.demo.scenes import (
+    COLOURS,
+    SHAPES,
+    SIZES,
+    STEP,
+    Figure,
+    Placement,
+    boxes,
+    place,
+    random_scene,
+)
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.training.scene_tokens import GRID, SceneTokens
+from rudalle_lib.training.scene_tokens import (
+    CODES,
+    GRID,
+    LEAST_DIFFERENCE,
+    PLAIN,
+    edges,
+    scene_tokens,
+    shows,
+)
 from rudalle_lib.training.vqgan import psnr, to_float
 from rudalle_lib.weights import load_vqgan
-
-SQUARE, CIRCLE = Figure("square", "red", "small"), Figure("circle", "blue", "small")
 
 
 @pytest.fixture(scope="module")
@@ -20,39 +38,79 @@ def network() -> VqGan:
     return load_vqgan("demo-vqgan", WeightsConfig()).model
 
 
-@pytest.fixture(scope="module")
-def lay(network: VqGan) -> SceneTokens:
-    return SceneTokens(network)
+def placed(
+    shape: str, colour: str, left: int = 12, top: int = 12, size: str = "small"
+) -> Placement:
+    return Placement(Figure(shape, colour, size), left, top, *boxes(shape, size)[0])
 
 
-def test_a_ground_is_one_code(lay: SceneTokens) -> None:
-    tokens = lay("white", ())
+def test_a_ground_is_one_code() -> None:
+    tokens = scene_tokens("white", ())
     assert tokens.shape == (GRID, GRID)
-    assert len(np.unique(tokens)) == 1
+    assert (tokens == PLAIN["white"]).all()
 
 
-def test_a_figure_has_the_same_patch_wherever_it_lies(lay: SceneTokens) -> None:
-    one = lay("white", (Placement(SQUARE, 20, 20, 28, 28),))
-    other = lay("white", (Placement(SQUARE, 60, 44, 28, 28),))
+def test_plain_cells_have_the_code_of_their_colour_and_others_do_not() -> None:
+    rng = random.Random(3)
+    for _ in range(50):
+        scene = random_scene(rng)
+        placements = place(scene, rng)
+        picture = draw_placements(scene.ground, placements)
+        tokens = scene_tokens(scene.ground, placements)
+        cells = picture.reshape(GRID, STEP, GRID, STEP, 3).swapaxes(1, 2)
+        for colour, code in PLAIN.items():
+            plain = (cells == PALETTE[colour]).all((2, 3, 4))
+            assert np.array_equal(plain, tokens == code)
+
+
+def test_a_figure_has_the_same_tokens_wherever_it_lies() -> None:
+    one = scene_tokens("white", (placed("triangle", "red", 20, 20),))
+    other = scene_tokens("white", (placed("triangle", "red", 60, 44),))
     assert np.array_equal(np.roll(one, (3, 5), (0, 1)), other)
 
 
-def test_a_second_figure_leaves_the_first_alone(lay: SceneTokens) -> None:
-    square, circle = Placement(SQUARE, 12, 12, 28, 28), Placement(CIRCLE, 76, 76, 32, 32)
-    both, one = lay("white", (square, circle)), lay("white", (square,))
-    assert np.array_equal(both[:8, :8], one[:8, :8])
-    assert not np.array_equal(both, one)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_edges_have_the_same_codes_in_every_colour(shape: str) -> None:
+    pictures = [scene_tokens("grey", (placed(shape, colour),)) for colour in COLOURS]
+    edge = pictures[0] >= len(PLAIN)
+    assert edge.any()
+    for tokens in pictures:
+        assert np.array_equal(tokens[edge], pictures[0][edge])
 
 
-def test_a_figure_at_the_margin_is_cut_at_the_edge(lay: SceneTokens) -> None:
-    tokens = lay("white", (Placement(SQUARE, 4, 4, 28, 28),))
-    middle = lay("white", (Placement(SQUARE, 12, 12, 28, 28),))
-    assert np.array_equal(tokens[:-1, :-1], middle[1:, 1:])
+def test_every_figure_shows_its_colour() -> None:
+    for shape in SHAPES:
+        for size in SIZES:
+            for box in boxes(shape, size):
+                figure = Placement(Figure(shape, "green", size), 12, 12, *box)
+                assert (scene_tokens("black", (figure,)) == PLAIN["green"]).any()
 
 
-def test_laid_tokens_decode_to_the_picture(network: VqGan, lay: SceneTokens) -> None:
-    placements = (Placement(SQUARE, 12, 12, 28, 28), Placement(CIRCLE, 76, 76, 32, 32))
-    tokens = torch.from_numpy(lay("white", placements).astype(np.int64))
-    picture = to_float(draw_placements("white", placements)[None])
-    with torch.no_grad():
-        assert psnr(network.decode(tokens[None]), picture).item() > 30
+def test_different_edges_have_different_codes() -> None:
+    found = np.stack(edges())
+    distances = np.abs(found[:, None] - found[None]).mean((2, 3))
+    assert distances[~np.eye(len(found), dtype=bool)].min() >= LEAST_DIFFERENCE
+    assert len(PLAIN) + len(found) <= CODES
+
+
+def test_tokens_show_their_scene_and_no_other() -> None:
+    rng = random.Random(7)
+    for _ in range(50):
+        scene, other = random_scene(rng), random_scene(rng)
+        tokens = scene_tokens(scene.ground, place(scene, rng))
+        assert shows(tokens, scene)
+        assert scene == other or not shows(tokens, other)
+        tokens[5, 5] += 1
+        assert not shows(tokens, scene)
+
+
+def test_the_network_reads_and_draws_these_tokens(network: VqGan) -> None:
+    """Held-out combinations, which the network has never seen."""
+    rng = random.Random(4)
+    scenes = [random_scene(rng, held_out=True) for _ in range(16)]
+    laid = [place(scene, rng) for scene in scenes]
+    pairs = list(zip([scene.ground for scene in scenes], laid, strict=True))
+    pictures = to_float(np.stack([draw_placements(*pair) for pair in pairs]))
+    tokens = torch.from_numpy(np.stack([scene_tokens(*pair) for pair in pairs]).astype(np.int64))
+    assert (network.encode(pictures) == tokens).float().mean() > 0.995
+    assert psnr(network.decode(tokens), pictures).mean() > 32

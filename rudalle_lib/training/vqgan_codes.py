@@ -1,0 +1,160 @@
+"""Give the codes of a trained demo VQ-GAN names: the same edge, the same code in every colour.
+
+A codebook that is learnt by reconstruction alone spends its codes on edges of particular colours,
+and which code stands for the rim of a red circle on black is then a fact by itself, to be
+remembered. Here the codes of `scene_tokens` take the place of the learnt ones. Each starts at the
+mean of the features that it stands for; then the encoder learns to tell the codes apart, by
+cross-entropy, and the decoder to draw pictures from them, in which it takes the colours of an edge
+from the cells on its two sides.
+
+    python -m rudalle_lib.training.vqgan_codes --work runs/vqgan-codes \\
+        --vqgan rudalle_lib/demo/weights/demo-vqgan
+"""
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rudalle_lib.demo.drawing import draw_placements
+from rudalle_lib.demo.scenes import STEP, place, random_scene
+from rudalle_lib.models.vqgan import VqGan
+from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.scene_tokens import CODES, GRID, PLAIN, edges, scene_tokens
+from rudalle_lib.training.vqgan import (
+    held_out_pictures,
+    load_vqgan,
+    psnr,
+    reconstruction_loss,
+    round_trip,
+    stored_tensors,
+    to_float,
+    write_gumbel_form,
+)
+
+RATE, WARMUP = 1e-3, 30
+CROP_SHARE, CROP_BATCH, FULL_BATCH = 0.6, 28, 8
+"""Share of the steps that see crops, and the batches before and after it."""
+CROP = GRID // 2
+"""Side of a crop in cells."""
+START_PICTURES = 512
+"""Pictures whose features the codes start from."""
+
+
+def make_batch(rng: random.Random, count: int, crop: bool = False) -> tuple[Tensor, Tensor]:
+    """Tokens int64 [count, 16, 16] and the pictures [count, 3, 128, 128] that they stand for.
+
+    Crops are half as wide and half as high, and lie about an edge, of which whole pictures have
+    few.
+    """
+    drawn, tokens = [], []
+    for _ in range(count):
+        scene = random_scene(rng, single_share=0.25)
+        placements = place(scene, rng)
+        cells = scene_tokens(scene.ground, placements)
+        picture = draw_placements(scene.ground, placements)
+        if crop:
+            middle = rng.choice(np.argwhere(cells >= len(PLAIN)))
+            top, left = (min(max(int(at) - rng.randrange(CROP), 0), GRID - CROP) for at in middle)
+            cells = cells[top : top + CROP, left : left + CROP]
+            picture = picture[top * STEP :, left * STEP :][: CROP * STEP, : CROP * STEP]
+        drawn.append(picture)
+        tokens.append(cells)
+    return torch.from_numpy(np.stack(tokens).astype(np.int64)), to_float(np.stack(drawn))
+
+
+def with_vocabulary(learnt: VqGan) -> VqGan:
+    """The same network with an empty codebook of `CODES` codes."""
+    model = VqGan(replace(learnt.config, n_embed=CODES))
+    kept = {n: t for n, t in learnt.state_dict().items() if not n.startswith("quantize.")}
+    model.load_state_dict(kept, strict=False)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+@torch.no_grad()
+def start_codes(vqgan: VqGan, rng: random.Random) -> None:
+    """Put every code at the mean of the features of its cells."""
+    count, dim = len(PLAIN) + len(edges()), vqgan.config.embed_dim
+    sums, seen = torch.zeros(count, dim), torch.zeros(count)
+    for _ in range(START_PICTURES // 16):
+        tokens, images = make_batch(rng, 16)
+        features = vqgan.encode_features(images).permute(0, 2, 3, 1).reshape(-1, dim)
+        sums.index_add_(0, tokens.flatten(), features)
+        seen.index_add_(0, tokens.flatten(), torch.ones(tokens.numel()))
+    codes = torch.zeros(CODES, dim)
+    codes[:count] = sums / seen.clamp(min=1)[:, None]
+    write_gumbel_form(vqgan, codes)
+
+
+def losses(vqgan: VqGan, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy of the encoder's choice, loss of the decoder's picture, and the picture."""
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = vqgan.code_logits(vqgan.encode_features(images))
+        output = vqgan.decode_features(vqgan.embed_codes(tokens))
+    return F.cross_entropy(logits.float(), tokens), reconstruction_loss(output, images), output
+
+
+def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> float:
+    """Train `vqgan` in place, or resume; returns the minutes it took."""
+    reader = nn.ModuleList([vqgan.encoder, vqgan.quant_conv, vqgan.quantize.proj])
+    painter = nn.ModuleList([vqgan.quantize.embed, vqgan.post_quant_conv, vqgan.decoder])
+    optimizer = torch.optim.AdamW(vqgan.parameters(), lr=RATE, betas=(0.9, 0.99))
+    average = WeightAverage(vqgan, 0.99)
+    run, first = TrainingRun(work), 0
+    if state := run.resume():
+        vqgan.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.values, first = state["average"], state["step"]
+    else:
+        start_codes(vqgan, random.Random(f"{seed}/start"))
+    for step in range(first, steps):
+        set_learning_rate(optimizer, RATE * cosine(step, steps, WARMUP, 0.02))
+        crop = step < CROP_SHARE * steps
+        count = CROP_BATCH if crop else FULL_BATCH
+        tokens, images = make_batch(random.Random(f"{seed}/{step}"), count, crop)
+        choice, picture, output = losses(vqgan, tokens, images)
+        optimizer.zero_grad(set_to_none=True)
+        (choice + picture).backward()
+        for half in (reader, painter):
+            nn.utils.clip_grad_norm_(half.parameters(), 1.0)
+        optimizer.step()
+        average.update(vqgan, step)
+        if step % 50 == 0:
+            quality = psnr(output.detach(), images).mean().item()
+            run.log(step=step, choice=choice.item(), picture=picture.item(), psnr=quality)
+        run.save(step + 1, force=step + 1 == steps, model=vqgan.state_dict(),
+                 optimizer=optimizer.state_dict(), average=average.values)  # fmt: skip
+    vqgan.load_state_dict(average.state_dict(vqgan))
+    return run.minutes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: train the network of a weights folder, in place."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    card = (options.vqgan / "MODEL_CARD.md").read_text().splitlines()
+    model = with_vocabulary(load_vqgan(options.vqgan))
+    minutes = train(options.work, model, options.steps, options.seed)
+    _, images = held_out_pictures(7, 256)
+    decibels = float(psnr(round_trip(model, images), images).mean())
+    card += [
+        f"- then: `python -m rudalle_lib.training.vqgan_codes --steps {options.steps} "
+        f"--seed {options.seed}`, {minutes:.0f} more minutes: {decibels:.1f} dB",
+        f"- codes in use: {len(PLAIN)} plain colours and {len(edges())} edges",
+    ]
+    export(options.vqgan, stored_tensors(model), asdict(model.config), card)
+    TrainingRun(options.work).log(exported=str(options.vqgan), psnr=decibels)
+
+
+if __name__ == "__main__":
+    main()
