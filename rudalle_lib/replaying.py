@@ -224,7 +224,8 @@ def _encode_picture(
 def decode(config: RunConfig, tokens: Tensor) -> Tensor:
     """Tokens [rows, columns] to a picture uint8 [3, H, W] on the CPU."""
     device = resolve_devices(config.runtime.devices)[0]
-    model = load_vqgan(config.decode.model, config.weights, device).model
+    dtype = resolve_dtype(config.decode.dtype, device)
+    model = load_vqgan(config.decode.model, config.weights, device, dtype).model
     floats = model.decode(tokens[None].to(device))
     return to_uint8(floats.nan_to_num(), -1.0, 1.0)[0].cpu()
 
@@ -246,7 +247,8 @@ def finish(config: RunConfig, drawn: Tensor) -> Tensor:
 def enlarge(config: RunConfig, picture: Tensor) -> Tensor:
     """uint8 [3, H, W] to uint8 [3, scale * H, scale * W], on the CPU."""
     device = resolve_devices(config.runtime.devices)[0]
-    model = load_upscaler(config.upscale.model or "", config.weights, device).model
+    dtype = resolve_dtype(config.upscale.dtype, device)
+    model = load_upscaler(config.upscale.model or "", config.weights, device, dtype).model
     return upscale(model, picture[None].to(device), 1, config.upscale.tile)[0].cpu()
 
 

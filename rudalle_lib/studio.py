@@ -85,14 +85,17 @@ class Studio:
         devices = resolve_devices(config.runtime.devices)
         device, weights, upscaler = devices[0], config.weights, config.upscale.model
         spread = devices if config.runtime.split_decoder else [device]
-        dtype = resolve_dtype(config.runtime.dtype, device)
+        of_run, of_decode, of_upscale = (
+            resolve_dtype(name, device)
+            for name in (config.runtime.dtype, config.decode.dtype, config.upscale.dtype)
+        )
         return cls(
             config,
             load_translator(config.translate.model, weights, device),
-            load_decoder(config.generate.model, weights, spread, dtype),
-            load_vqgan(config.decode.model, weights, device),
+            load_decoder(config.generate.model, weights, spread, of_run),
+            load_vqgan(config.decode.model, weights, device, of_decode),
             load_scorer(config.score.model, weights, device),
-            None if upscaler is None else load_upscaler(upscaler, weights, device),
+            load_upscaler(upscaler, weights, device, of_upscale) if upscaler else None,
         )
 
     def read(self, text: str) -> ReadPrompt:

@@ -31,7 +31,7 @@ from rudalle_lib.models.efficient_unet import EfficientUnet, EfficientUnetConfig
 from rudalle_lib.models.int8_linear import with_int8_linears
 from rudalle_lib.models.packed_linear import with_packed_linears
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
-from rudalle_lib.models.ruclip import RuClip, RuClipConfig
+from rudalle_lib.models.ruclip import RuClip, RuClipConfig, pack
 from rudalle_lib.models.ruclip_small import RuClipSmall, RuClipSmallConfig
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 from rudalle_lib.registry import ModelEntry
@@ -139,11 +139,15 @@ def load_vqgan(
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
 ) -> LoadedVqGan:
-    """Load a VQ-GAN by its registry name; raises as `load_decoder`."""
+    """Load a VQ-GAN by its registry name; raises as `load_decoder`.
+
+    `dtype` is what pictures are decoded in; see `VqGan.use_dtype`.
+    """
     entry = registry.get(name, "vqgan")
     files = resolve_files(entry, weights)
     config = network_config(entry, files, VqGanConfig)
-    model = _load(entry, files, VqGan, config, device, dtype, without_loss)
+    model = _load(entry, files, VqGan, config, device, torch.float32, without_loss)
+    model.use_dtype(dtype)
     return LoadedVqGan(model, entry)
 
 
@@ -167,6 +171,7 @@ def load_scorer(
         model = _load(entry, files, RuClip, config, device, dtype)
         tokenizer = Tokenizer.load(files["tokenizer"])
     _check_vocabulary(tokenizer, model.config.vocab_size, entry)
+    pack(model)
     return LoadedScorer(model, tokenizer, entry)
 
 
@@ -176,11 +181,15 @@ def load_upscaler(
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
 ) -> LoadedUpscaler:
-    """Load a super-resolution network by its registry name; raises as `load_decoder`."""
+    """Load a super-resolution network by its registry name; raises as `load_decoder`.
+
+    `dtype` is what it works in; see `RrdbNet.use_dtype`.
+    """
     entry = registry.get(name, "upscaler")
     files = resolve_files(entry, weights)
     config = network_config(entry, files, RrdbNetConfig)
-    model = _load(entry, files, RrdbNet, config, device, dtype)
+    model = _load(entry, files, RrdbNet, config, device, torch.float32)
+    model.use_dtype(dtype)
     return LoadedUpscaler(model, entry)
 
 

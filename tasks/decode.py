@@ -50,7 +50,7 @@ def decode(
     report = reporter(STAGE, job.shard.index)
     records: dict[int, PictureRecord] = {}
     with device_slot(job.runtime, job.shard.index) as slot:
-        model = vqgan(section.model, job.weights, slot.device).model
+        model = vqgan(section.model, job.weights, slot.device, section.dtype).model
         batches = alike([(row.rows, row.columns) for row in rows], section.batch_size)
         work = partial(_decode_batch, model, rows, slot.device)
         for batch, pictures in in_fitting_batches(batches, work, "decoding a single picture"):

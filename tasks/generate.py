@@ -109,7 +109,7 @@ def _encode_picture(
     canvas: Canvas,
 ) -> Tensor:
     """The tokens of an image prompt; the VQ-GAN is loaded for the first of them."""
-    model = vqgan(section.image_encoder or "", job.weights, device).model
+    model = vqgan(section.image_encoder or "", job.weights, device, "float32").model
     if model.config.n_embed != codes:
         raise SettingsError(
             f"generate.image_encoder does not belong to generate.model: expected {codes:,} codes, "

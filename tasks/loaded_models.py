@@ -94,9 +94,9 @@ def decoder(
 
 
 @lru_cache(maxsize=8)
-def vqgan(name: str, weights: WeightsConfig, device: torch.device) -> LoadedVqGan:
-    """The VQ-GAN `name`, in float32: the 8 bits of a bfloat16 show as bands in an even sky."""
-    return loading.load_vqgan(name, weights, device)
+def vqgan(name: str, weights: WeightsConfig, device: torch.device, dtype: str) -> LoadedVqGan:
+    """The VQ-GAN `name`; `dtype` is that of its decoder."""
+    return loading.load_vqgan(name, weights, device, resolve_dtype(dtype, device))
 
 
 @lru_cache(maxsize=8)
@@ -106,9 +106,9 @@ def scorer(name: str, weights: WeightsConfig, device: torch.device) -> LoadedSco
 
 
 @lru_cache(maxsize=8)
-def upscaler(name: str, weights: WeightsConfig, device: torch.device) -> LoadedUpscaler:
-    """The super-resolution network `name`, in float32, as the VQ-GAN."""
-    return loading.load_upscaler(name, weights, device)
+def upscaler(name: str, weights: WeightsConfig, device: torch.device, dtype: str) -> LoadedUpscaler:
+    """The super-resolution network `name`."""
+    return loading.load_upscaler(name, weights, device, resolve_dtype(dtype, device))
 
 
 @lru_cache(maxsize=8)

@@ -33,10 +33,10 @@ def load_models(config: RunConfig) -> float:
     with device_slot(runtime, 0, runtime.split_decoder) as slot:
         translator(config.translate.model, weights, slot.device)
         decoder(config.generate.model, weights, slot.devices, runtime.dtype)
-        vqgan(config.decode.model, weights, slot.device)
+        vqgan(config.decode.model, weights, slot.device, config.decode.dtype)
         scorer(config.score.model, weights, slot.device)
         if config.upscale.model is not None:
-            upscaler(config.upscale.model, weights, slot.device)
+            upscaler(config.upscale.model, weights, slot.device, config.upscale.dtype)
         if config.cutout.transparent and config.cutout.model is not None:
             segmenter(config.cutout.model, weights, slot.device)
     return slot.seconds

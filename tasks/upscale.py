@@ -37,8 +37,10 @@ def upscale(
 
     def work(rows: Sequence[PictureRecord]) -> tuple[list[PictureRecord], DeviceSlot]:
         with device_slot(job.runtime, job.shard.index) as slot:
-            model = upscaler(section.model or "", job.weights, slot.device).model if rows else None
-            enlarged = _enlarge(model, rows, section, job.shard.index) if model else []
+            enlarged = []
+            if rows:
+                loaded = upscaler(section.model or "", job.weights, slot.device, section.dtype)
+                enlarged = _enlarge(loaded.model, rows, section, job.shard.index)
         return enlarged, slot
 
     return make_missing(STAGE, job, selection, decoded, scored, fingerprint, PictureRecord, work)

@@ -209,7 +209,8 @@ class LayerCache:
         query = query / math.sqrt(self.width)
         of_text = self.sharing.product(query, self.text_key)  # [B, heads, T]
         keys, values = _seen(self.key, visible), _seen(self.value, visible)  # [B * heads, K, D]
-        of_cells = torch.bmm(keys, query.reshape(-1, self.width, 1)).view(images, self.heads, -1)
+        of_cells = torch.bmm(query.reshape(-1, 1, self.width), keys.transpose(1, 2))
+        of_cells = of_cells.view(images, self.heads, -1)
         weights = torch.cat((of_text, of_cells), dim=-1).softmax(dim=-1)  # [B, heads, T + K]
         of_text, of_cells = weights.tensor_split((self.text_length,), dim=-1)
         from_text = self.sharing.product(of_text, self.text_value)  # [B, heads, D]

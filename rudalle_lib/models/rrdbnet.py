@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rudalle_lib.models.precision import use_dtype
+
 PICTURE_CHANNELS = 3
 SCALES = (2, 4, 8)
 RESIDUAL_SCALE = 0.2
@@ -97,7 +99,12 @@ class RrdbNet(nn.Module):
         hidden = shallow + self.conv_body(self.body(shallow))  # [B, C, H, W] (halved for x2)
         for conv in self._upsampling_convs():
             hidden = leaky_relu(conv(F.interpolate(hidden, scale_factor=2.0, mode="nearest")))
-        return self.conv_last(leaky_relu(self.conv_hr(hidden)))
+        hidden = leaky_relu(self.conv_hr(hidden))
+        return self.conv_last(hidden.to(self.conv_last.weight.dtype))
+
+    def use_dtype(self, dtype: torch.dtype) -> None:
+        """Work in a precision, but for the last layer; see `precision`."""
+        use_dtype(self, dtype, exact=("conv_last",))
 
     def _upsampling_convs(self) -> list[nn.Module]:
         convs: list[nn.Module] = [self.conv_up1, self.conv_up2]

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from rudalle_lib.models.packed_linear import PackedLinear, can_pack, with_packed_linears
+
 PICTURE_CHANNELS = 3
 PUBLISHED_HEAD_SIZE = 64
 
@@ -109,6 +111,7 @@ class RuClip(nn.Module):
         The feature stands at the first `eos_id`; a row without one is a ValueError.
         """
         position = self._eos_positions(input_ids)
+        input_ids = input_ids[:, : int(position.max()) + 1]  # what comes after, nothing here sees
         hidden = self.token_embedding(input_ids)  # [B, T, D]
         hidden = hidden + self.positional_embedding[: input_ids.shape[1]]
         hidden = self.transformer(hidden)
@@ -209,6 +212,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.causal = causal
+        self.packed: PackedLinear | None = None
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -216,7 +220,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, D] to the same shape."""
-        projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # [B, T, 3 D]
+        if self.packed is not None:
+            projected = self.packed(x)  # [B, T, 3 D]
+        else:
+            projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = rearrange(projected, "b t (three n d) -> three b n t d", three=3, n=self.heads)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out_proj(rearrange(attended, "b n t d -> b t (n d)"))
@@ -234,6 +241,14 @@ class Mlp(nn.Module):
         """[B, T, D] to the same shape."""
         hidden = self.c_fc(x)
         return self.c_proj(hidden * torch.sigmoid(1.702 * hidden))
+
+
+def pack(network: nn.Module) -> None:
+    """Lay linear layers out for inference, where that is faster; see `packed_linear`."""
+    with_packed_linears(network)
+    for part in network.modules():
+        if isinstance(part, SelfAttention) and can_pack(part.in_proj_weight):
+            part.packed = PackedLinear(part.in_proj_weight, part.in_proj_bias.detach())
 
 
 def check_heads(name: str, width: int, heads: int) -> None:

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-PICTURE_CHANNELS = 3
-HAAR_BANDS = 4
+from rudalle_lib.models.haar import HAAR_BANDS, PICTURE_CHANNELS, InverseHaar
+from rudalle_lib.models.precision import use_dtype
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,14 @@ class VqGan(nn.Module):
         # Unused by the DWT model, which has its own, but present in its checkpoint.
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
 
+    def use_dtype(self, dtype: torch.dtype) -> None:
+        """Let the decoder work in a precision, but for its last layers; see `precision`.
+
+        The encoder stays in float32, as codes lie close together.
+        """
+        use_dtype(self.decoder, dtype, exact=("conv_out", "idwt"))
+        use_dtype(self.post_quant_conv, dtype)
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """Pictures float [B, 3, H, W] in [-1, 1] to tokens int64 [B, h, w]."""
@@ -139,6 +147,7 @@ class VqGan(nn.Module):
 
     def decode_features(self, quantised: Tensor) -> Tensor:
         """Quantised features [B, E, h, w] to pictures [B, 3, H, W], not clamped."""
+        quantised = quantised.to(self.post_quant_conv.weight.dtype)
         if not self.config.dwt:
             quantised = self.post_quant_conv(quantised)
         return self.decoder(quantised)
@@ -219,7 +228,8 @@ class Decoder(nn.Module):
         hidden = self.mid(self.conv_in(quantised))
         for level in reversed(self.up):  # the list is finest first, as in the checkpoint
             hidden = level(hidden)
-        return self.conv_out(F.silu(self.norm_out(hidden)))
+        hidden = F.silu(self.norm_out(hidden))
+        return self.conv_out(hidden.to(self.conv_out.weight.dtype))
 
 
 class DecoderLevel(nn.Module):
@@ -251,43 +261,6 @@ class DwtDecoder(nn.Module):
         """[B, E, h, w] to pictures [B, 3, 2H, 2W]."""
         bands = self.decoder(self.post_quant_conv(quantised))  # [B, 12, H, W]
         return self.idwt(bands)  # [B, 3, 2H, 2W]
-
-
-class InverseHaar(nn.Module):
-    """One level of the inverse Haar (db1) transform: [B, 12, H, W] to [B, 3, 2H, 2W].
-
-    Channels: 3 of the low band, then for each colour its 3 high bands (rows, columns, both).
-    The filters are buffers because the published checkpoint carries them.
-    """
-
-    g0_col: Tensor
-    g1_col: Tensor
-    g0_row: Tensor
-    g1_row: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        low = torch.full((2,), 0.5).sqrt()
-        high = low * torch.tensor([1.0, -1.0])
-        self.register_buffer("g0_col", low.clone().view(1, 1, 2, 1))
-        self.register_buffer("g1_col", high.clone().view(1, 1, 2, 1))
-        self.register_buffer("g0_row", low.clone().view(1, 1, 1, 2))
-        self.register_buffer("g1_row", high.clone().view(1, 1, 1, 2))
-
-    def forward(self, bands: Tensor) -> Tensor:
-        """[B, 12, H, W] to [B, 3, 2H, 2W]."""
-        low = bands[:, :PICTURE_CHANNELS, None]  # [B, 3, 1, H, W]
-        high = rearrange(bands[:, PICTURE_CHANNELS:], "b (c k) h w -> b c k h w", k=3)
-        by_colour = rearrange(torch.cat([low, high], dim=2), "b c k h w -> b (c k) h w")
-        kernels = torch.cat(
-            [
-                self.g0_col * self.g0_row,
-                self.g1_col * self.g0_row,
-                self.g0_col * self.g1_row,
-                self.g1_col * self.g1_row,
-            ]
-        ).repeat(PICTURE_CHANNELS, 1, 1, 1)  # [3 * 4, 1, 2, 2]
-        return F.conv_transpose2d(by_colour, kernels, stride=2, groups=PICTURE_CHANNELS)
 
 
 class Middle(nn.Module):

@@ -37,6 +37,18 @@ def test_every_published_picture_can_be_made_again(config: RunConfig) -> None:
         assert made.content == storage.read_bytes(row["path"]) and made.suffix == "png"
 
 
+def test_pictures_in_bfloat16_are_made_again_in_bfloat16(config: RunConfig, tmp_path: Path) -> None:
+    faster = {"dtype": "bfloat16", "batch_size": 1}  # the shape of a batch may show in a last bit
+    decode, upscale = (part.model_copy(update=faster) for part in (config.decode, config.upscale))
+    output = str(tmp_path / "out")
+    other = config.model_copy(update={"output": output, "decode": decode, "upscale": upscale})
+    finish(other)
+    exact, found = read_pictures(config.output), read_pictures(output)
+    for image_id in found.index[::3]:
+        assert replay(Storage(output), str(image_id)).identical
+    assert any(found.sha256[name] != exact.sha256[name] for name in found.index)
+
+
 def test_a_rejected_picture_can_be_made_again(config: RunConfig) -> None:
     rejects = read_rejects(config.output)
     image_id = str(rejects[rejects.reason == "not_in_best_k"].image_id.iloc[0])

@@ -21,8 +21,8 @@ from tests.tiny_stack import write_tiny_stack
 PROMPT = "чёрный  квадрат на белом фоне"
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """Six candidates of one prompt, all published as they are drawn."""
     folder = tmp_path_factory.mktemp("studio")
     table = folder / "prompts.csv"
@@ -33,6 +33,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
         "weights": {"folder": str(write_tiny_stack(folder / "weights")), "offline": True},
         "runtime": {"devices": "cpu"},
         "generate": {"images": 6},
+        "decode": {"dtype": request.param},
         "upscale": {"model": None},
     }
     return configure(settings, folder / "out")

@@ -89,9 +89,18 @@ def test_the_whole_stack_loads_ready_for_inference(stack: WeightsConfig) -> None
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
-def test_weights_come_in_the_dtype_asked_for(stack: WeightsConfig) -> None:
-    model = load_vqgan("demo-vqgan", stack, dtype=torch.bfloat16).model
-    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+def test_weights_come_in_the_dtype_asked_for_but_those_that_would_show(
+    stack: WeightsConfig,
+) -> None:
+    vqgan = load_vqgan("demo-vqgan", stack, dtype=torch.bfloat16).model
+    upscaler = load_upscaler("demo-realesrgan-x2", stack, dtype=torch.bfloat16).model
+    for parts, last in ((vqgan.decoder, "conv_out"), (upscaler, "conv_last")):
+        for name, parameter in parts.named_parameters():
+            exact = torch.float32 if name.startswith(last) else torch.bfloat16
+            assert parameter.dtype is exact, name
+    assert {p.dtype for p in vqgan.encoder.parameters()} == {torch.float32}
+    pictures = vqgan.decode(torch.zeros(1, 4, 4, dtype=torch.int64))
+    assert pictures.dtype is torch.float32
 
 
 @pytest.mark.parametrize("name", ["malevich-v3", "malevich-v2", "kandinsky-12b"])

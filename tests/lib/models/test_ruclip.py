@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rudalle_lib.models.ruclip import RuClip, RuClipConfig
+from rudalle_lib.models.ruclip import RuClip, RuClipConfig, pack
 
 TINY = dict(
     embed_dim=8,
@@ -40,6 +40,24 @@ def test_what_follows_the_end_of_a_text_is_not_seen(model: RuClip) -> None:
     short = ids[:, :4]
     torch.testing.assert_close(model.encode_text(ids), model.encode_text(other))
     torch.testing.assert_close(model.encode_text(ids), model.encode_text(short))
+
+
+@torch.no_grad()
+def test_a_text_has_the_same_features_beside_longer_ones(model: RuClip) -> None:
+    ids = torch.tensor([[2, 7, EOS, 0, 0, 0], [2, 8, 9, 10, 11, EOS]])
+    torch.testing.assert_close(model.encode_text(ids)[0], model.encode_text(ids[:1])[0])
+
+
+@torch.no_grad()
+def test_packed_it_gives_the_same_features(model: RuClip) -> None:
+    ids, pixels = torch.tensor([[2, 7, 8, EOS]]), torch.randn(2, 3, 16, 16)
+    plain = model.encode_text(ids), model.encode_image(pixels)
+    pack(model)
+    assert model.transformer.resblocks[0].attn.packed is not None  # type: ignore[union-attr]
+    for found, expected in zip(
+        (model.encode_text(ids), model.encode_image(pixels)), plain, strict=True
+    ):
+        torch.testing.assert_close(found, expected)
 
 
 def test_order_of_words_matters(model: RuClip) -> None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rudalle_lib.models.vqgan import InverseHaar, VqGan, VqGanConfig
+from rudalle_lib.models.haar import InverseHaar
+from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 
 TINY = dict(
     resolution=16,
