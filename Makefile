@@ -12,10 +12,12 @@ INSTALL := $(PIP) install -q -c constraints.txt
 BASE    := $(VENV)/.installed-base
 DEV     := $(VENV)/.installed-dev
 TRAIN   := $(VENV)/.installed-train
+BENCH   := $(VENV)/.installed-bench
+PEERS   := .peers/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev chromium demo demo-s3 app ui screenshots test chaos lint format bench train-demo clean
+.PHONY: help install install-dev chromium demo demo-s3 app ui screenshots test chaos lint format bench bench-quick peers train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,16 +66,22 @@ format: $(DEV) ## let ruff repair what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(DEV) ## measure this machine: planning, running, and the demo models
+bench: $(BENCH) $(PEERS) ## measure this machine, alone: the engine against its peers, planning, running, the demo models
+	@$(BIN)/python -m tests.benchmarks.engine
 	@$(BIN)/python -m tests.benchmarks.bench_planning
 	@$(BIN)/python -m tests.benchmarks.demo_stack
 	@$(BIN)/python -m tests.benchmarks.running
+
+bench-quick: $(DEV) $(PEERS) ## the engine against its peers in 3 minutes: a third of the layers
+	@$(BIN)/python -m tests.benchmarks.engine --quick
+
+peers: $(PEERS) ## make .peers with what the engine is measured against
 
 train-demo: $(TRAIN) ## train the demo models again, from nothing (hours)
 	@$(BIN)/python -m rudalle_lib.training.all
 
 clean: ## remove the environment and the caches, keep all pictures
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .peers build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
@@ -96,4 +104,19 @@ $(DEV): $(BASE)
 
 $(TRAIN): $(BASE)
 	@$(INSTALL) --no-build-isolation -e '.[train]'
+	@touch $@
+
+$(BENCH): $(DEV)
+	@$(INSTALL) --no-build-isolation -e '.[bench]'
+	@touch $@
+
+# rudalle and ruclip name versions of torch and others that are long gone, so they come without.
+$(PEERS): tests/benchmarks/peers.txt constraints.txt | $(BIN)/python
+	@echo "Installing the peers into .peers (once, a few minutes) ..."
+	@$(PYTHON) -m venv .peers
+	@.peers/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt setuptools wheel Cython
+	@.peers/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt --no-build-isolation youtokentome
+	@.peers/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -r tests/benchmarks/peers.txt
+	@.peers/bin/python -m pip --disable-pip-version-check install -q --no-deps \
+	  rudalle==1.1.3 ruclip==0.0.2 taming-transformers==0.0.1
 	@touch $@

@@ -1,0 +1,281 @@
+"""The engine against its peers and its floor: every figure of the README's table, in one run.
+
+    make bench          about half an hour on two cores: all sizes, all positions
+    make bench-quick    under 3 minutes: 8 of 24 layers, the middle of an image
+
+Each figure is measured in a process of its own, one after the other, all with as many threads; the
+peers in the environment `.peers` (`make peers`). Prints a table, and writes the figures with the
+command, the machine and the date to `tests/benchmarks/results/`; `--readme` puts the table into the
+README, and a growth plot is drawn where matplotlib is at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.timing import POSITIONS
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).parent / "results"
+PEERS = ROOT / ".peers" / "bin" / "python"
+
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what, against what, the bar, and what was found."""
+
+    what: str
+    against: str
+    bar: str
+    found: str
+    passes: bool
+
+
+class Bench:
+    """Runs measurements, each in its own process, and remembers their figures."""
+
+    def __init__(self, threads: int, layers: int, repeats: int, positions: Sequence[int]) -> None:
+        self.threads = threads
+        self.common = {"layers": layers, "repeats": repeats, "positions": list(positions)}
+        self.figures: dict[str, Figures] = {}
+
+    def ours(self, name: str, what: str, **options: Any) -> Figures:
+        """Measure this project."""
+        return self._measure(name, [sys.executable, "-m", "tests.benchmarks.measure_engine", what],
+                             options)  # fmt: skip
+
+    def peer(self, name: str, what: str, **options: Any) -> Figures:
+        """Measure a peer."""
+        return self._measure(name, [str(PEERS), "-m", "tests.benchmarks.measure_peers", what],
+                             options)  # fmt: skip
+
+    def _measure(self, name: str, command: list[str], options: Mapping[str, Any]) -> Figures:
+        print(f"  {name} ...", file=sys.stderr, flush=True)
+        for key, value in {**self.common, **options}.items():
+            text = value if isinstance(value, str) else json.dumps(value)
+            command += [f"--{key}", text]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        told = [line for line in done.stdout.splitlines() if line.startswith("FIGURES ")]
+        if done.returncode or not told:
+            raise SystemExit(
+                f"{name} failed ({done.returncode}): {' '.join(command)}\n{done.stderr}"
+            )
+        self.figures[name] = json.loads(told[-1].removeprefix("FIGURES "))
+        return self.figures[name]
+
+
+def decoder_rows(bench: Bench, quick: bool) -> list[Row]:
+    """Tokens a second against three loops, and against the step's own products."""
+    ours = bench.ours("decoder, bfloat16, batch 128", "decoder", batch=128)
+    half = bench.ours("decoder, bfloat16, batch 64", "decoder", batch=64)
+    slow = 2 if quick else 3
+    shipped = bench.peer("rudalle, float32, batch 8", "rudalle", repeats=slow)
+    cast = bench.peer("rudalle, bfloat16, batch 8", "rudalle", dtype="bfloat16", repeats=slow)
+    caches = "dynamic" if quick else "dynamic,static"
+    gpt2 = bench.peer("GPT-2, bfloat16, batch 64", "gpt2", batch=64, caches=caches, repeats=slow)
+    what, speed = "image tokens/s over a whole image", ours["tokens_per_second"]
+    cache = half["cache_bytes"] / bench.common["layers"] * 24 / 1e6
+    return [
+        ratio(what, "rudalle 1.1.3, float32, batch 8", 120, speed, shipped["tokens_per_second"]),
+        ratio("... the same", "the same in bfloat16", 55, speed, cast["tokens_per_second"]),
+        ratio("... the same, batch 64", f"transformers GPT-2, bfloat16, {gpt2['best']} cache", 8,
+              half["tokens_per_second"], gpt2["tokens_per_second"]),
+        share("share of the floor, batch 64", half["share"]),
+        share("share of the floor, batch 128", ours["share"]),
+        Row("cache an image, bfloat16, 8 replicas", "226 MB dense", "62 MB", f"{cache:.1f} MB",
+            cache <= 62),
+    ]  # fmt: skip
+
+
+def picture_rows(bench: Bench, quick: bool) -> list[Row]:
+    """VQ-GAN, super-resolution and ruCLIP against the originals."""
+    few, more = (1, 2) if quick else (4, 8)
+    pictures, once = (16, 1) if quick else (64, 3)
+    vqgan = bench.ours("vqgan-f8, bfloat16", "vqgan", batch=more, repeats=once)
+    vae = bench.peer("rudalle vae.decode", "vqgan", batch=more, repeats=once)
+    large = bench.ours("super-resolution, bfloat16", "super_resolution", batch=few, repeats=once)
+    slow = bench.peer("rudalle super_resolution", "super_resolution", batch=few, repeats=once)
+    scores = bench.ours("ruclip", "ruclip", batch=pictures, repeats=once)
+    predictor = bench.peer("ruclip Predictor", "ruclip", batch=pictures, repeats=once)
+    rate = "images_per_second"
+    psnr = vqgan["psnr"]
+    return [
+        ratio("VQ-GAN decode, images/s", "rudalle vae.decode", 3, vqgan[rate], vae[rate]),
+        Row("... PSNR of bfloat16 to float32", "itself", "45 dB", f"{psnr:.1f} dB", psnr >= 45),
+        ratio("super-resolution x2 of 256 px, images/s", "rudalle super_resolution", 8,
+              large[rate], slow[rate]),
+        ratio("ruCLIP scores, images/s", "ruclip Predictor", 2, scores[rate], predictor[rate]),
+    ]  # fmt: skip
+
+
+def precision_rows(bench: Bench) -> list[Row]:
+    """What less precision does to speed, memory and tokens: nothing to pass, only figures."""
+    rows = []
+    agreement = bench.ours("agreement of tokens", "agreement", batch=32)
+    for dtype in ("float32", "bfloat16", "int8"):
+        found = bench.ours(f"decoder, {dtype}, one position", "decoder", dtype=dtype, batch=64,
+                           positions=[512])  # fmt: skip
+        speed = f"{found['tokens_per_second']:.0f} tokens/s, {found['peak_gigabytes']:.1f} GB"
+        same = "" if dtype == "float32" else f", {agreement[dtype]:.2%} of tokens as in float32"
+        rows.append(Row(f"decoder in {dtype}, batch 64", "-", "-", speed + same, True))
+    return rows
+
+
+def memory_rows(bench: Bench) -> list[Row]:
+    """Peak memory of a process that loads a published checkpoint and draws."""
+    with tempfile.TemporaryDirectory() as folder:
+        bench.ours("a checkpoint of Malevich", "write_checkpoint", folder=folder)
+        bench.ours("loading it the first time", "memory", folder=folder, batch=8)
+        peak = bench.ours("loading it again", "memory", folder=folder, batch=8)["peak_gigabytes"]
+    return [Row("peak memory, Malevich in bfloat16, batch 8", "weights 2.6 GB", "4 GB",
+                f"{peak:.2f} GB", peak <= 4)]  # fmt: skip
+
+
+def growth_rows(bench: Bench) -> list[Row]:
+    """Time per image for growing batches, and for growing numbers of replicas."""
+    batches = [[batch, min(batch, 8)] for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
+    replicas = [[64, count] for count in (1, 2, 4, 8, 16, 32)]
+    found = bench.ours("growth", "growth", sizes=batches + replicas)["rows"]
+    rows = []
+    for row in found:
+        what = f"batch {row['batch']}, {row['replicas']} replicas a prompt"
+        if row["seconds"] is None:
+            rows.append(Row(what, "-", "-", "does not fit into memory here", True))
+            continue
+        image = row["seconds"] * 1024 / row["batch"]
+        figures = f"{image:.1f} s an image, {row['cache'] / 1e6:.0f} MB cache each"
+        rows.append(Row(what, "-", "-", figures, True))
+    return rows
+
+
+def ratio(what: str, against: str, bar: float, ours: float, theirs: float) -> Row:
+    """Ours in multiples of theirs, with both figures."""
+    found = f"{ours / theirs:.1f}x ({ours:.3g} : {theirs:.3g})"
+    return Row(what, against, f"{bar}x", found, ours / theirs >= bar)
+
+
+def share(what: str, found: float) -> Row:
+    """A share of the floor."""
+    return Row(what, "the step's matrix products alone", "70%", f"{found:.0%}", found >= 0.7)
+
+
+def machine(threads: int) -> str:
+    """Processor, threads and memory, in words."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    flags = Path("/proc/cpuinfo").read_text("utf-8")
+    matrix = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx2") if flag in flags), "-")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    name = names[0] if names else platform.processor()
+    return f"{name} ({matrix}), {threads} threads, {memory:.0f} GB"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as Markdown."""
+    lines = ["| what | against | at least | measured | |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        mark = "" if row.bar == "-" else ("yes" if row.passes else "**no**")
+        lines.append(f"| {row.what} | {row.against} | {row.bar} | {row.found} | {mark} |")
+    return "\n".join(lines)
+
+
+def put_into_readme(text: str) -> None:
+    """Between the two marks of the README."""
+    path = ROOT / "README.md"
+    before, _, rest = path.read_text("utf-8").partition("<!-- bench:begin -->")
+    after = rest.partition("<!-- bench:end -->")[2]
+    path.write_text(
+        f"{before}<!-- bench:begin -->\n{text}\n<!-- bench:end -->{after}", encoding="utf-8"
+    )
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="8 of 24 layers, one position")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--only", nargs="*", default=None,
+                        help="decoder, pictures, precision, memory, growth")  # fmt: skip
+    parser.add_argument("--note", default="", help="conditions to write down with the figures")
+    parser.add_argument("--readme", action="store_true", help="put the table into the README")
+    options = parser.parse_args()
+    if not PEERS.exists():
+        raise SystemExit("The peers' environment is not there: make peers")
+    if options.quick:
+        bench = Bench(options.threads, layers=8, repeats=2, positions=[512])
+    else:
+        bench = Bench(options.threads, layers=24, repeats=5, positions=POSITIONS)
+    parts = {
+        "decoder": lambda: decoder_rows(bench, options.quick),
+        "pictures": lambda: picture_rows(bench, options.quick),
+        "precision": lambda: precision_rows(bench),
+        "memory": lambda: memory_rows(bench),
+        "growth": lambda: growth_rows(bench),
+    }
+    chosen = options.only or (["decoder", "pictures"] if options.quick else list(parts))
+    path = RESULTS / f"{'quick' if options.quick else 'full'}.json"
+    before = json.loads(path.read_text("utf-8")) if options.only and path.exists() else {}
+    rows = {name: [Row(**row) for row in lines] for name, lines in before.get("rows", {}).items()}
+    rows |= {part: parts[part]() for part in chosen}
+    every = [row for part in parts if part in rows for row in rows[part]]
+    command = f"make bench{'-quick' if options.quick else ''}"
+    now = datetime.datetime.now(datetime.UTC)
+    head = ", ".join(filter(None, (f"`{command}`", machine(options.threads), f"{now:%Y-%m-%d}",
+                                   options.note)))  # fmt: skip
+    text = f"{head}:\n\n{table([row for row in every if row.bar != '-'])}"
+    print(f"{text}\n")
+    for row in every:
+        if row.bar == "-":
+            print(f"{row.what:<40} {row.found}")
+    figures = before.get("figures", {}) | bench.figures
+    lines = {part: [vars(row) for row in found] for part, found in rows.items()}
+    content = {"measured": head, "rows": lines, "figures": figures}
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if "growth" in chosen:
+        draw_growth(bench.figures["growth"]["rows"])
+    if options.readme:
+        put_into_readme(text)
+
+
+def draw_growth(rows: Sequence[Figures]) -> None:
+    """The growth table as a picture, where matplotlib is installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("matplotlib is not installed: no growth plot (make install-dev)", file=sys.stderr)
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    known = [row for row in rows if row["seconds"] is not None]
+    batches = [row for row in known if row["replicas"] == min(row["batch"], 8)]
+    figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.loglog([row["batch"] for row in batches],
+                [row["seconds"] * 1024 / row["batch"] for row in batches], "o-")  # fmt: skip
+    axes.set(xlabel="images at once", ylabel="seconds an image", title="Malevich in bfloat16")
+    axes.grid(True, which="both", alpha=0.3)
+    figure.savefig(RESULTS / "growth.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()

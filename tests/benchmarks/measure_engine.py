@@ -1,0 +1,289 @@
+"""How fast this project's networks are, at their published sizes, with random weights.
+
+Started by `engine.py`, one process a figure; alone it is
+
+    python -m tests.benchmarks.measure_engine decoder --dtype bfloat16 --batch 64
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from rudalle_lib import registry
+from rudalle_lib.batch_size import bytes_per_image, cache_bytes_per_image, free_bytes
+from rudalle_lib.checkpoints import build
+from rudalle_lib.config import WeightsConfig
+from rudalle_lib.guidance import GuidedDecoder, Logits
+from rudalle_lib.images import from_pil, to_uint8
+from rudalle_lib.models.dalle import Dalle, DalleConfig
+from rudalle_lib.models.int8_linear import Int8Linear, with_int8_linears
+from rudalle_lib.models.kv_cache import CachedDecoder
+from rudalle_lib.models.packed_linear import PackedLinear, with_packed_linears
+from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
+from rudalle_lib.models.ruclip import RuClip, RuClipConfig, pack
+from rudalle_lib.models.vqgan import VqGan, VqGanConfig
+from rudalle_lib.sampling import SamplingSettings, TokenSampler
+from rudalle_lib.scoring import Scorer
+from rudalle_lib.tokenizer import Tokenizer
+from rudalle_lib.upscaling import upscale
+from rudalle_lib.weights import load_decoder
+from tests.benchmarks.timing import (
+    CLIP_PIECES,
+    average,
+    median_seconds,
+    peak_gigabytes,
+    seconds_of,
+    tell,
+    values,
+)
+
+CPU = torch.device("cpu")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+
+
+def malevich(layers: int, dtype: torch.dtype) -> Dalle:
+    """A decoder as `weights.load_decoder` makes it, of as many layers."""
+    architecture = {**registry.get("malevich-v3").architecture, "num_layers": layers}
+    config = DalleConfig(**architecture)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in Dalle(config).state_dict().items()}
+
+    def make() -> Dalle:
+        network = Dalle(config)
+        if dtype is torch.int8:
+            with_int8_linears(network.transformer)
+        return network
+
+    computed = torch.bfloat16 if dtype is torch.int8 else dtype
+    model = build(make, values(shapes), Path("random weights"), CPU, computed)
+    with_packed_linears(model.transformer)
+    return model
+
+
+class Step:
+    """A batch in the middle of its images: `draw` draws one more token of each."""
+
+    def __init__(self, model: Dalle, batch: int, replicas: int) -> None:
+        prompts = -(-batch // replicas)
+        text = torch.randint(4, 16_000, (prompts, model.config.text_length))
+        prompt_of = torch.arange(batch) // replicas
+        self._decoder = GuidedDecoder(model, text, prompt_of, torch.ones(batch))
+        self._sampler = TokenSampler([SamplingSettings()] * batch, torch.arange(batch))
+        self.prefill_seconds = seconds_of(self._prefill)
+        for layer in self._cache._layers:  # untouched memory would be quicker than it should be
+            layer.key.fill_(0.01)
+            layer.value.fill_(0.01)
+
+    @property
+    def _cache(self) -> CachedDecoder:
+        return self._decoder._decoder
+
+    def _prefill(self) -> None:
+        self._logits: Logits = self._decoder.prefill()
+
+    def go_to(self, position: int) -> None:
+        """Pretend that so many image tokens are drawn; what they are changes no time."""
+        self._cache._tokens = self._cache._cells = position
+
+    def draw(self) -> None:
+        """What `sampling` does for each token."""
+        token = self._sampler.sample(self._logits.guided, self._cache._tokens)
+        self._logits.own.log_softmax(dim=1).gather(1, token[:, None])
+        self._logits = self._decoder.decode_one_token(token)
+
+
+def products(model: Dalle, batch: int) -> list[tuple[nn.Module, Tensor]]:
+    """All matrix products of a step, each with an input."""
+    dtype = model.image_embeddings.weight.dtype
+    linears: list[nn.Module] = [
+        part
+        for part in model.transformer.modules()
+        if isinstance(part, nn.Linear | PackedLinear | Int8Linear)
+    ]
+    head = CachedDecoder(
+        model, torch.ones(1, model.config.text_length).long(), torch.zeros(1).long()
+    )
+    linears.append(head._image_head or model.to_logits[1])
+    hidden = model.config.hidden_size
+    inputs = {width: torch.randn(batch, width).to(dtype) for width in (hidden, 4 * hidden)}
+    order = [hidden, hidden, hidden, 4 * hidden]  # of a layer: attention in and out, up, down
+    widths = [*order * model.config.num_layers, hidden]
+    return [(linear, inputs[width]) for linear, width in zip(linears, widths, strict=True)]
+
+
+@torch.inference_mode()
+def decoder(options: argparse.Namespace) -> None:
+    """Steps at each position, and the matrix products alone, one after the other in turn."""
+    model = malevich(options.layers, DTYPES[options.dtype])
+    step = Step(model, options.batch, options.replicas)
+    alone = products(model, options.batch)
+
+    def floor() -> None:
+        for linear, x in alone:
+            linear(x)
+
+    floor()
+    steps, floors = {}, []
+    for position in options.positions:
+        step.go_to(position)
+        step.draw()
+        turns = [(seconds_of(step.draw), seconds_of(floor)) for _ in range(options.repeats)]
+        steps[position] = statistics.median(drawn for drawn, _ in turns)
+        floors += [least for _, least in turns]
+    step_seconds, floor_seconds = average(steps), statistics.median(floors)
+    numbers = model.image_embeddings.weight.element_size()
+    tell(
+        seconds=steps,
+        step=step_seconds,
+        floor=floor_seconds,
+        share=floor_seconds / step_seconds,
+        prefill=step.prefill_seconds,
+        tokens_per_second=options.batch / (step_seconds + step.prefill_seconds / 1024),
+        cache_bytes=cache_bytes_per_image(model.config, numbers, options.replicas),
+        peak_gigabytes=peak_gigabytes(),
+    )
+
+
+@torch.inference_mode()
+def growth(options: argparse.Namespace) -> None:
+    """Seconds of a step, in the middle of an image, for growing batches and shares of a text."""
+    model = malevich(options.layers, DTYPES[options.dtype])
+    element = model.image_embeddings.weight.element_size()
+    rows = []
+    for batch, replicas in options.sizes:
+        need = batch * bytes_per_image(model.config, element, replicas)
+        if need > 0.9 * free_bytes(CPU):
+            rows.append({"batch": batch, "replicas": replicas, "seconds": None})
+            continue
+        step = Step(model, batch, replicas)
+        step.go_to(512)
+        seconds = median_seconds(step.draw, options.repeats)
+        cache = cache_bytes_per_image(model.config, element, replicas)
+        rows.append({"batch": batch, "replicas": replicas, "seconds": seconds, "cache": cache})
+        del step
+    tell(rows=rows)
+
+
+@torch.inference_mode()
+def agreement(options: argparse.Namespace) -> None:
+    """How often the trained demo decoder draws, in less precision, the token of float32.
+
+    After the same tokens and with the same noise; and how many images stay equal to the end.
+    """
+    exact = load_decoder("demo-dalle")
+    length = exact.model.config.text_length
+    captions = [f"{colour} круг" for colour in ("красный", "синий", "жёлтый", "чёрный")]
+    ids = torch.tensor([exact.tokenizer.encode_text(text, length).ids for text in captions])
+    prompt_of = torch.arange(options.batch) % len(captions)
+    settings = [SamplingSettings(top_k=0)] * options.batch
+    others = {
+        name: load_decoder("demo-dalle", dtype=DTYPES[name]).model for name in ("bfloat16", "int8")
+    }
+    decoders = {
+        name: CachedDecoder(model, ids, prompt_of)
+        for name, model in {"float32": exact.model, **others}.items()
+    }
+    sampler = TokenSampler(settings, torch.arange(options.batch))
+    logits = {name: decoder.prefill() for name, decoder in decoders.items()}
+    drawn: dict[str, list[Tensor]] = {name: [] for name in decoders}
+    for step in range(exact.model.config.image_length):
+        for name, values_ in logits.items():
+            drawn[name].append(sampler.sample(values_.float(), step))
+        if step + 1 < exact.model.config.image_length:
+            token = drawn["float32"][-1]
+            logits = {name: part.decode_one_token(token) for name, part in decoders.items()}
+    expected = torch.stack(drawn["float32"])
+    tell(**{name: (torch.stack(drawn[name]) == expected).double().mean().item() for name in others})
+
+
+@torch.inference_mode()
+def vqgan(options: argparse.Namespace) -> None:
+    """Tokens to pixels, as the decode stage does it, and how far from float32 the pixels are."""
+    torch.manual_seed(0)
+    network = VqGan(VqGanConfig(**registry.get("vqgan-f8").architecture)).eval()
+    tokens = torch.randint(0, 8192, (options.batch, 32, 32))
+    exact = network.decode(tokens[:1])
+    network.use_dtype(DTYPES[options.dtype])
+    error = (network.decode(tokens[:1]) - exact).square().mean()
+    seconds = median_seconds(lambda: to_uint8(network.decode(tokens), -1.0, 1.0), options.repeats)
+    psnr = (4.0 / error).log10().item() * 10 if error else float("inf")
+    tell(images_per_second=options.batch / seconds, psnr=psnr)
+
+
+@torch.inference_mode()
+def super_resolution(options: argparse.Namespace) -> None:
+    """Pictures of 256 px to 512."""
+    network = RrdbNet(RrdbNetConfig(scale=2)).eval()
+    pictures = torch.randint(0, 256, (options.batch, 3, 256, 256), dtype=torch.uint8)
+    network.use_dtype(DTYPES[options.dtype])
+    seconds = median_seconds(lambda: upscale(network, pictures, options.batch), options.repeats)
+    tell(images_per_second=options.batch / seconds)
+
+
+@torch.inference_mode()
+def ruclip(options: argparse.Namespace) -> None:
+    """Scores of eight pictures a text, and features of the pictures alone."""
+    from tests.benchmarks.measure_peers import random_pictures
+
+    network = RuClip(RuClipConfig()).eval()
+    pack(network)
+    scorer = Scorer(network, Tokenizer.load(CLIP_PIECES))
+    pictures = torch.stack([from_pil(picture) for picture in random_pictures(options.batch)])
+    texts = [f"красный круг {number // 8}" for number in range(options.batch)]
+    seconds = median_seconds(lambda: scorer.score(pictures, texts), options.repeats)
+    alone = median_seconds(lambda: scorer.image_features(pictures), options.repeats)
+    tell(images_per_second=options.batch / seconds, pictures_alone=options.batch / alone)
+
+
+def write_checkpoint(options: argparse.Namespace) -> None:
+    """A random Malevich in the published layout, below a folder."""
+    from tests.lib.test_full_size import lay_out
+
+    lay_out("malevich-v3", options.folder)
+    tell()
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Peak memory of loading that checkpoint and drawing a few tokens of a batch."""
+    weights = WeightsConfig(folder=str(options.folder), offline=True)
+    with torch.inference_mode():
+        model = load_decoder("malevich-v3", weights, dtype=DTYPES[options.dtype]).model
+        loaded = peak_gigabytes()
+        step = Step(model, options.batch, options.replicas)
+        step.go_to(1000)
+        for _ in range(3):
+            step.draw()
+    tell(load_gigabytes=loaded, peak_gigabytes=peak_gigabytes())
+
+
+def main() -> None:
+    """Measure one thing."""
+    things = {
+        thing.__name__: thing
+        for thing in (
+            decoder, growth, agreement, vqgan, super_resolution, ruclip, write_checkpoint, memory
+        )
+    }  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=things)
+    parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--replicas", type=int, default=8, help="images of a prompt")
+    parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--positions", type=json.loads, default=[512])
+    parser.add_argument("--sizes", type=json.loads, default=[], help="[[batch, replicas], ...]")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args()
+    things[options.what](options)
+
+
+if __name__ == "__main__":
+    main()
