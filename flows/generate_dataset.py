@@ -30,20 +30,12 @@ from rudalle_lib.preflight import check_run
 from rudalle_lib.recent_work import RecentWork
 from rudalle_lib.records import RunManifest, ShardSpec
 from rudalle_lib.report import current_report
-from rudalle_lib.stages import fingerprints, models
 from rudalle_lib.storage import Storage
-from tasks.cutout import cutout
-from tasks.decode import decode
-from tasks.generate import generate
-from tasks.job import Job
 from tasks.plan import plan
 from tasks.progress import Event, Planned, ShardFailed, ShardFinished, notice, tell
-from tasks.publish import publish
 from tasks.report import report
-from tasks.score import score
+from tasks.shard_stages import start_stages
 from tasks.stopping import stop_at_the_end
-from tasks.translate import translate
-from tasks.upscale import upscale
 
 Futures = dict[str, PrefectFuture[Any]]
 Settled = tuple[ShardSpec, Futures]
@@ -89,7 +81,8 @@ def make_missing(
     failed: dict[int, str] = {}
     recent = RecentWork(config.runtime.max_failed_share)
     worthwhile = takewhile(lambda _: not (recent.hopeless or lease.lost), todo)
-    start = partial(submit_shard, submit, config, weights, lease.number)
+    # Where a task is given a future, Prefect gives it the result.
+    start = partial(start_stages, submit, config, weights, lease=lease.number)
     settled = 0
     for shard, futures in run_bounded(worthwhile, config.runtime.shards_in_flight, start):
         settled += 1
@@ -111,79 +104,6 @@ def make_missing(
     if stopped or failed:
         raise ShardError("\n".join([*stopped, *describe(failed, settled)]))
     return run
-
-
-def submit_shard(
-    submit: Submit,
-    config: RunConfig,
-    weights: Mapping[str, str],
-    lease: int | None,
-    shard: ShardSpec,
-) -> Futures:
-    """Submit all stages of a shard; each waits for those that it reads."""
-    job = Job(shard, config.output, config.runtime, config.weights, lease)
-    names = {stage: entry.name for stage, entry in models(config).items()}
-    of = fingerprints(config, weights, shard)
-
-    # Where a task is given a future, Prefect gives it the result.
-    made: Futures = {}
-    made["translate"] = submit(
-        translate, section=config.translate, job=job, fingerprint=of["translate"]
-    )
-    made["generate"] = submit(
-        generate,
-        section=config.generate,
-        job=job,
-        translated=made["translate"],
-        fingerprint=of["generate"],
-        run_seed=config.seed,
-    )
-    made["decode"] = submit(
-        decode,
-        section=config.decode,
-        job=job,
-        generated=made["generate"],
-        fingerprint=of["decode"],
-    )
-    made["score"] = submit(
-        score,
-        section=config.score,
-        job=job,
-        translated=made["translate"],
-        decoded=made["decode"],
-        fingerprint=of["score"],
-    )
-    if config.upscale.model is not None:
-        made["upscale"] = submit(
-            upscale,
-            section=config.upscale,
-            selection=config.score,
-            job=job,
-            decoded=made["decode"],
-            scored=made["score"],
-            fingerprint=of["upscale"],
-        )
-    if config.cutout.transparent:
-        made["cutout"] = submit(
-            cutout,
-            section=config.cutout,
-            selection=config.score,
-            job=job,
-            pictures=made.get("upscale", made["decode"]),
-            scored=made["score"],
-            fingerprint=of["cutout"],
-        )
-    made["publish"] = submit(
-        publish,
-        section=config.publish,
-        selection=config.score,
-        job=job,
-        models=names,
-        artifacts=dict(made),
-        fingerprint=of["publish"],
-        config_digest=config.digest(),
-    )
-    return made
 
 
 def run_bounded(

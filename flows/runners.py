@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from prefect import Task
 from prefect.futures import PrefectFuture
@@ -19,6 +19,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows.embedded import embedded_address
 from rudalle_lib.config import RunConfig
 from rudalle_lib.errors import ConfigError
+from tasks.shard_stages import Start
 
 RETRIES = 5
 """How often Ray starts a task again whose worker or node has died."""
@@ -32,11 +33,8 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 """The terminal belongs to the progress; what workers log is in Ray's folder and in Prefect."""
 
 
-class Submit(Protocol):
-    """Submits a task with its parameters by name, among them futures of other tasks."""
-
-    def __call__(self, task: Task[Any, Any], **parameters: Any) -> PrefectFuture[Any]:
-        """Give the task to the runner; returns at once."""
+Submit = Start[PrefectFuture[Any]]
+"""Gives a task to the runner and returns at once; parameters may be futures of other tasks."""
 
 
 @contextmanager

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
+
+from prefect import Task
 
 from rudalle_lib.config import RunConfig
 from rudalle_lib.config_runtime import RuntimeConfig
-from rudalle_lib.records import ShardManifest, ShardSpec, StageArtifact
-from rudalle_lib.stages import fingerprints, models
-from tasks.cutout import cutout
-from tasks.decode import decode
-from tasks.generate import generate
-from tasks.job import Job
+from rudalle_lib.records import ShardManifest, ShardSpec
 from tasks.loaded_models import (
     decoder,
     device_slot,
@@ -21,10 +19,7 @@ from tasks.loaded_models import (
     upscaler,
     vqgan,
 )
-from tasks.publish import publish
-from tasks.score import score
-from tasks.translate import translate
-from tasks.upscale import upscale
+from tasks.shard_stages import start_stages
 
 
 def load_models(config: RunConfig) -> float:
@@ -48,28 +43,13 @@ def work_on(config: RunConfig, weights: Mapping[str, str], shard: ShardSpec) -> 
     Raises:
         RudalleError: a stage failed; nothing is tried again.
     """
-    job = Job(shard, config.output, here(config.runtime), config.weights)
-    names = {stage: entry.name for stage, entry in models(config).items()}
-    of = fingerprints(config, weights, shard)
-    made: dict[str, StageArtifact] = {}
-    made["translate"] = translate.fn(config.translate, job, of["translate"])
-    made["generate"] = generate.fn(
-        config.generate, job, made["translate"], of["generate"], config.seed
-    )
-    made["decode"] = decode.fn(config.decode, job, made["generate"], of["decode"])
-    made["score"] = score.fn(config.score, job, made["translate"], made["decode"], of["score"])
-    if config.upscale.model is not None:
-        made["upscale"] = upscale.fn(
-            config.upscale, config.score, job, made["decode"], made["score"], of["upscale"]
-        )
-    if config.cutout.transparent:
-        source = made.get("upscale", made["decode"])
-        made["cutout"] = cutout.fn(
-            config.cutout, config.score, job, source, made["score"], of["cutout"]
-        )
-    return publish.fn(
-        config.publish, config.score, job, names, made, of["publish"], config.digest()
-    )
+
+    def start(task: Task[Any, Any], **parameters: Any) -> Any:
+        return task.fn(**parameters)
+
+    elsewhere = config.model_copy(update={"runtime": here(config.runtime)})
+    manifest: ShardManifest = start_stages(start, elsewhere, weights, shard)["publish"]
+    return manifest
 
 
 def here(runtime: RuntimeConfig) -> RuntimeConfig:
