@@ -103,9 +103,11 @@ class TranslateConfig(Section):
         default="demo-marian",
         description="Translation model, by registry name, or opus-mt-xx-ru for another language.",
     )
-    language: Literal["auto", "ru", "en"] = Field(
+    language: str = Field(
         default="auto",
-        description="Language of prompts whose row names none; auto tells by the script.",
+        pattern=r"^(auto|[a-z]{2,3})$",
+        description="Language of prompts whose row names none: ru, or the one that the model "
+        "reads; auto tells them apart by the script, Cyrillic being Russian.",
     )
     batch_size: Positive = Field(
         default=32, description="Texts translated at once.", json_schema_extra=NOT_IDENTITY

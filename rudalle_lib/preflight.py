@@ -7,21 +7,39 @@ from rudalle_lib.config import RunConfig
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.prompts import read_prompt_blocks
 from rudalle_lib.records import Overrides
+from rudalle_lib.registry import ModelEntry
 from rudalle_lib.stages import models, weight_digests
 from rudalle_lib.storage import Storage
 from rudalle_lib.weight_files import resolve_files
+
+DECODER_LANGUAGE = "ru"
 
 
 def check_inputs(config: RunConfig) -> None:
     """Check model names and the head of the prompt table; cheap, loads nothing heavy.
 
     Raises:
-        ConfigError: a model that is unknown or of another kind.
+        ConfigError: a model that is unknown or of another kind, or a translator of other languages.
         PromptError: a table that is no such table, or lacks the column of prompts.
         StorageError: a table that is not there.
     """
-    models(config)
+    _check_languages(config, models(config)["translate"])
     next(read_prompt_blocks(config.prompts.uri, config.prompts.columns, 1), None)
+
+
+def _check_languages(config: RunConfig, translator: ModelEntry) -> None:
+    source, target = translator.languages or ("", "")
+    if target != DECODER_LANGUAGE:
+        raise SettingsError(
+            f"translate.model, {translator.name}, writes {target!r}, but the decoder reads "
+            f"{DECODER_LANGUAGE!r}; choose for example opus-mt-{source}-{DECODER_LANGUAGE}"
+        )
+    if config.translate.language not in ("auto", DECODER_LANGUAGE, source):
+        raise SettingsError(
+            f"translate.language is {config.translate.language!r}, but translate.model, "
+            f"{translator.name}, reads {source!r}; expected auto, {DECODER_LANGUAGE} or {source}, "
+            f"or another model, such as opus-mt-{config.translate.language}-{DECODER_LANGUAGE}"
+        )
 
 
 def check_run(config: RunConfig, output: bool = True) -> dict[str, str]:

@@ -116,7 +116,8 @@ def read_shard_results(
         drawn = from_table(read_artifact(storage, pictures), PictureRecord)
     else:
         drawn = from_table(read_artifact(storage, cut), CutoutRecord)
-    translations = from_table(read_artifact(storage, artifacts["translate"]), TranslationRecord)
+    translated = read_artifact(storage, artifacts["translate"])
+    translations = from_table(translated, TranslationRecord)
     tokens = read_artifact(storage, artifacts["generate"])
     return Shard(
         index=index,
@@ -124,7 +125,7 @@ def read_shard_results(
         tokens=from_table(tokens, TokensRecord),
         scores={row.image_id: row for row in scores},
         pictures={row.image_id: row for row in drawn},
-        refused=refused_in(tokens),
+        refused={**refused_in(translated), **refused_in(tokens)},
     )
 
 
@@ -155,7 +156,8 @@ def _prompt_rejects(shard: Shard) -> Iterator[RejectRecord]:
         make = partial(reject, prompt_id=row.prompt_id, text=row.text)
         if row.text_ru is None:
             detail = f"no sound translation from {row.lang!r}; give the prompt in Russian"
-            yield make("translation_failed", detail, stage="translate")
+            failed = shard.refused.get(row.prompt_id, ("translation_failed", detail))
+            yield make(*failed, stage="translate")
         elif row.prompt_id in shard.refused:
             yield make(*shard.refused[row.prompt_id], stage="generate")
 

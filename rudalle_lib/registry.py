@@ -48,6 +48,7 @@ class ModelEntry:
         licence: of the weights.
         sha256: hex digest by role, where it is known; files are verified against it.
         packaged: folder in `rudalle_lib/demo/weights`, or None.
+        languages: codes of the language that a translator reads and of the one it writes.
     """
 
     name: str
@@ -61,6 +62,7 @@ class ModelEntry:
     licence: str = CODE_ONLY
     sha256: Mapping[str, str] = field(default_factory=_frozen)
     packaged: str | None = None
+    languages: tuple[str, str] | None = None
 
     def repository_of(self, role: str) -> str | None:
         """The repository that holds the file of a role."""
@@ -108,7 +110,10 @@ def _packaged() -> Iterator[ModelEntry]:
         ("demo-marian", "translator", marian, "English to Russian, about Suprematist pictures"),
     )
     for name, kind, files, about in rows:
-        yield ModelEntry(name, kind, about, _frozen(**files), licence="Apache-2.0", packaged=name)
+        yield ModelEntry(
+            name, kind, about, _frozen(**files), licence="Apache-2.0", packaged=name,
+            languages=("en", "ru") if kind == "translator" else None,
+        )  # fmt: skip
 
 
 _XL = _frozen(
@@ -226,7 +231,11 @@ def _marian(name: str, about: str, licence: str) -> ModelEntry:
         weights="pytorch_model.bin", config="config.json", source="source.spm",
         target="target.spm", vocabulary="vocab.json",
     )  # fmt: skip
-    return ModelEntry(name, "translator", about, files, f"Helsinki-NLP/{name}", licence=licence)
+    source, target = name.lower().split("-")[-2:]
+    return ModelEntry(
+        name, "translator", about, files, f"Helsinki-NLP/{name}", licence=licence,
+        languages=(source, target),
+    )  # fmt: skip
 
 
 _ENTRIES: Mapping[str, ModelEntry] = MappingProxyType(

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from rudalle_lib import layout
+from rudalle_lib import layout, registry
 from rudalle_lib.borders import Borders
 from rudalle_lib.candidates import Candidate, candidates_of
 from rudalle_lib.canvas import Canvas, generate_canvases
@@ -38,7 +38,7 @@ from rudalle_lib.records import (
 )
 from rudalle_lib.stages import weight_digests
 from rudalle_lib.storage import Storage
-from rudalle_lib.translation import language_of
+from rudalle_lib.translation import Translation, language_of
 from rudalle_lib.upscaling import upscale
 from rudalle_lib.weights import (
     load_decoder,
@@ -201,14 +201,22 @@ def _candidate(config: RunConfig, prompt: Prompt, replica: int) -> Candidate:
 
 
 def _in_russian(config: RunConfig, prompt: Prompt) -> str:
-    if language_of(prompt.lang, prompt.text, config.translate.language) == "ru":
+    section = config.translate
+    source, _ = registry.get(section.model, "translator").languages or ("", "")
+    language = language_of(prompt.lang, prompt.text, section.language, source)
+    if language == "ru":
         return prompt.text
-    device = resolve_devices(config.runtime.devices)[0]
-    translator = load_translator(config.translate.model, config.weights, device)
-    (text,) = translator.translate([prompt.text], "en", 1)
-    if text is None:
-        raise RudalleError(f"The prompt {prompt.prompt_id} cannot be translated: {prompt.text!r}.")
-    return text
+    answer = Translation(None, f"the translator reads {source!r}")
+    if language == source:
+        device = resolve_devices(config.runtime.devices)[0]
+        translator = load_translator(section.model, config.weights, device)
+        (answer,) = translator.translations([prompt.text], source, 1)
+    if answer.text is None:
+        raise RudalleError(
+            f"The prompt {prompt.prompt_id} cannot be translated from {language!r}: "
+            f"{answer.fault}; its text is {prompt.text!r}."
+        )
+    return answer.text
 
 
 def _encode_picture(

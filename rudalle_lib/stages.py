@@ -46,7 +46,7 @@ KINDS: Mapping[str, Kind] = {
 
 STAGES = (*KINDS, "publish")
 
-VERSIONS: Mapping[str, int] = {"generate": 2, "score": 2}
+VERSIONS: Mapping[str, int] = {"translate": 2, "generate": 2, "score": 2}
 """Raised when the code of a stage comes to make something else; 1 where it never did."""
 
 IMAGE_ENCODER = "image_encoder"

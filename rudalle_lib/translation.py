@@ -1,7 +1,7 @@
 """Translation of prompts by a Marian network, with guards against its ways of failing.
 
 Decoding is greedy, so the same text always gives the same translation. A translation that loops,
-never ends, is empty or has an odd length is given as None, never passed on.
+never ends, is empty or has an odd length is given as None, with the reason, never passed on.
 
 Paper: Junczys-Dowmunt et al., "Marian: Fast Neural Machine Translation in C++", arXiv:1804.00344;
 models: Tiedemann and Thottingal, OPUS-MT. Network and tokenizer: Hugging Face `transformers`.
@@ -12,7 +12,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -26,8 +26,6 @@ from rudalle_lib.tokenizer import WORD_MARK
 
 if TYPE_CHECKING:
     from transformers import MarianMTModel, MarianTokenizer
-
-Language = Literal["ru", "en"]
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Names under which weights are looked for, the preferred one first."""
@@ -54,21 +52,35 @@ LOOP_REPEATS = 4
 """Times that up to four words may follow themselves before a translation is a loop."""
 
 
-def detect_language(text: str) -> Language:
+MAX_KNOWN = 100_000
+"""Translations that are kept for texts that come again."""
+
+
+class Translation(NamedTuple):
+    """A text in the other language, or None and why there is none, as in "it repeats itself"."""
+
+    text: str | None
+    fault: str | None = None
+
+
+def detect_language(text: str, other: str = "en") -> str:
     """Tell the language by the script: "ru" if at least half of the letters are Cyrillic.
 
-    A text without letters needs no translation and counts as "ru"; any other script as "en".
+    A text without letters needs no translation and counts as "ru"; any other script as `other`.
     """
     letters = [character for character in text if character.isalpha()]
     cyrillic = sum("CYRILLIC" in unicodedata.name(character, "") for character in letters)
-    return "ru" if 2 * cyrillic >= len(letters) else "en"
+    return "ru" if 2 * cyrillic >= len(letters) else other
 
 
-def language_of(given: str | None, text: str, setting: str) -> str:
-    """The language of a prompt: as its row says, else as the run says, else as the script tells."""
+def language_of(given: str | None, text: str, setting: str, other: str = "en") -> str:
+    """The language of a prompt: as its row says, else as the run says, else as the script tells.
+
+    `other` is what the translator reads, and what `detect_language` takes for not Russian.
+    """
     if given is not None:
         return given
-    return detect_language(text) if setting == "auto" else setting
+    return detect_language(text, other) if setting == "auto" else setting
 
 
 class Translator:
@@ -78,6 +90,7 @@ class Translator:
         self.model = model
         self.tokenizer = tokenizer
         self.max_pieces: int = model.config.max_position_embeddings
+        self._known: dict[str, Translation] = {}
 
     @classmethod
     def load(
@@ -104,40 +117,63 @@ class Translator:
     def translate(
         self,
         texts: Sequence[str],
-        language: Literal["auto", "ru", "en"] = "auto",
+        language: str = "auto",
         batch_size: int = 32,
     ) -> list[str | None]:
+        """As `translations`, without the reasons."""
+        return [answer.text for answer in self.translations(texts, language, batch_size)]
+
+    def translations(
+        self, texts: Sequence[str], language: str = "auto", batch_size: int = 32
+    ) -> list[Translation]:
         """Translate texts; each distinct text once, in batches of similar length.
 
         Args:
             texts: any texts; those in Russian are given back as they are.
-            language: of the texts; "auto" tells it text by text (`detect_language`).
+            language: of the texts: "ru", or any other for the one that the network reads; "auto"
+                tells it text by text (`detect_language`).
             batch_size: texts at once.
 
         Returns:
-            A translation for each text, in order; None where there is no good one.
+            A translation for each text, in order.
         """
-        done: dict[str, str | None] = {}
-        for text in texts:
+        done: dict[str, Translation] = {}
+        pieces: dict[str, list[int]] = {}
+        for text in dict.fromkeys(texts):
             spoken = detect_language(text) if language == "auto" else language
-            done[text] = text if spoken == "ru" else None
-        pieces = {text: self._pieces(text) for text, known in done.items() if known is None}
-        waiting = sorted((text for text in pieces if pieces[text]), key=lambda t: len(pieces[t]))
+            if spoken == "ru":
+                done[text] = Translation(text)
+            elif text in self._known:
+                done[text] = self._known[text]
+            else:
+                pieces[text], fault = self._pieces(text)
+                if fault is not None:
+                    done[text] = Translation(None, fault)
+        waiting = sorted(pieces.keys() - done.keys(), key=lambda text: (len(pieces[text]), text))
 
-        def work(batch: Sequence[int]) -> list[str | None]:
+        def work(batch: Sequence[int]) -> list[Translation]:
             return list(self._translate_batch([waiting[index] for index in batch], pieces))
 
         batches = alike([None] * len(waiting), batch_size)
         for batch, answers in in_fitting_batches(batches, work, "translating a single text"):
             done.update(zip([waiting[index] for index in batch], answers, strict=True))
+        self._keep({text: done[text] for text in waiting})
         return [done[text] for text in texts]
 
-    def _pieces(self, text: str) -> list[int]:
-        """Ids of a text with EOS; empty if it cannot be translated."""
+    def _keep(self, fresh: dict[str, Translation]) -> None:
+        self._known.update(fresh)
+        while len(self._known) > MAX_KNOWN:
+            del self._known[next(iter(self._known))]
+
+    def _pieces(self, text: str) -> tuple[list[int], str | None]:
+        """Ids of a text with EOS, and why it cannot be translated, if so."""
         line = " ".join(text.split())
         ids: list[int] = self.tokenizer(line)["input_ids"]
-        readable = self._unknown_share(line) < MAX_UNKNOWN
-        return ids if readable and len(ids) <= self.max_pieces else []
+        if self._unknown_share(line) >= MAX_UNKNOWN:
+            return ids, "the translator does not know its letters"
+        if len(ids) > self.max_pieces:
+            return ids, f"it has {len(ids):,} pieces, the translator reads {self.max_pieces:,}"
+        return ids, None
 
     def _unknown_share(self, line: str) -> float:
         """Share of characters that no piece of the source language covers; 1 if there are none."""
@@ -150,14 +186,15 @@ class Translator:
 
     def _translate_batch(
         self, texts: Sequence[str], pieces: dict[str, list[int]]
-    ) -> Iterator[str | None]:
+    ) -> Iterator[Translation]:
         ids, mask = self._padded([pieces[text] for text in texts])
         for text, target in zip(texts, self._generate(ids, mask), strict=True):
             ended = self.tokenizer.eos_token_id in target
             translation = self.tokenizer.decode(
                 target, skip_special_tokens=True, use_source_tokenizer=False
             ).strip()
-            yield translation if ended and is_plausible(text, translation) else None
+            fault = fault_of(text, translation) if ended else "its translation never ends"
+            yield Translation(None if fault else translation, fault)
 
     def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids int64 [B, S], padded on the right, and the mask of what is not padding."""
@@ -188,12 +225,16 @@ class Translator:
         return rows
 
 
-def is_plausible(source: str, translation: str) -> bool:
-    """Whether a translation is not empty, not of an odd length and not a loop."""
+def fault_of(source: str, translation: str) -> str | None:
+    """Why a translation is not to be trusted: empty, of an odd length, a loop; None if it is."""
     shorter, longer = sorted((len(source), len(translation)))
-    if not translation or longer > 3 * shorter + 20:
-        return False
-    return _repeats(translation) < max(LOOP_REPEATS, _repeats(source) + 1)
+    if not translation:
+        return "its translation is empty"
+    if longer > 3 * shorter + 20:
+        return f"{len(source)} characters became {len(translation)}"
+    if _repeats(translation) >= max(LOOP_REPEATS, _repeats(source) + 1):
+        return "its translation repeats itself"
+    return None
 
 
 def _repeats(text: str) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from prefect import task
 
+from rudalle_lib import registry
 from rudalle_lib.config import TranslateConfig
 from rudalle_lib.planning import read_shard
 from rudalle_lib.records import NO_DEVICE, StageArtifact, TranslationRecord, to_table
 from rudalle_lib.retrying import find_remaining
-from rudalle_lib.stages import find_artifact, write_artifact
+from rudalle_lib.stages import Refused, find_artifact, with_refused, write_artifact
 from rudalle_lib.storage import Storage
-from rudalle_lib.translation import language_of
+from rudalle_lib.translation import Translation, language_of
 from tasks.job import Job
 from tasks.loaded_models import device_slot, translator
 from tasks.options import OPTIONS, run_name
@@ -27,8 +28,9 @@ def translate(
 ) -> StageArtifact:
     """Translate what is not Russian; `TranslationRecord`s in the order of the plan.
 
-    A prompt that the translator has no good answer for gets none, and becomes a reject. Where some
-    prompts of a finished shard are to be tried again, only those are.
+    A prompt that the translator has no good answer for gets none, and becomes a reject; the
+    artifact's metadata says why. Where some prompts of a finished shard are to be tried again, only
+    those are.
     """
     storage = Storage(job.output)
     done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
@@ -37,27 +39,31 @@ def translate(
     every = read_shard(storage, job.shard)
     remaining = find_remaining(storage, STAGE, job.shard, fingerprint)
     prompts = remaining.of(every)
-    languages = [language_of(prompt.lang, prompt.text, section.language) for prompt in prompts]
-    foreign = [
-        prompt.text for prompt, language in zip(prompts, languages, strict=True) if language != "ru"
-    ]
+    source, _ = registry.get(section.model, "translator").languages or ("", "")
+    languages = [language_of(p.lang, p.text, section.language, source) for p in prompts]
+    spoken = list(zip(prompts, languages, strict=True))
+    foreign = [prompt.text for prompt, language in spoken if language == source]
     seconds, use = 0.0, NO_DEVICE
-    translated: dict[str, str | None] = {}
+    translated: dict[str, Translation] = {}
     if foreign:
         with device_slot(job.runtime, job.shard.index) as slot:
             model = translator(section.model, job.weights, slot.device)
-            answers = model.translate(foreign, "en", section.batch_size)
+            answers = model.translations(foreign, source, section.batch_size)
         seconds, use = slot.seconds, slot.use
         translated = dict(zip(foreign, answers, strict=True))
-    records = [
-        TranslationRecord(
-            prompt.prompt_id,
-            prompt.text,
-            language,
-            prompt.text if language == "ru" else translated[prompt.text],
-        )
-        for prompt, language in zip(prompts, languages, strict=True)
-    ]
-    table = remaining.merge(to_table(records, TranslationRecord), every)
+    records: list[TranslationRecord] = []
+    refused: dict[str, Refused] = {}
+    for prompt, language in spoken:
+        answer = Translation(prompt.text)
+        if language == source:
+            answer = translated[prompt.text]
+        elif language != "ru":
+            answer = Translation(None, f"the translator reads {source!r}")
+        records.append(TranslationRecord(prompt.prompt_id, prompt.text, language, answer.text))
+        if answer.text is None:
+            detail = f"not translated from {language!r}: {answer.fault}; give it in Russian"
+            refused[prompt.prompt_id] = "translation_failed", detail
+    table = with_refused(to_table(records, TranslationRecord), refused)
+    table = remaining.merge(table, every)
     seconds += remaining.seconds
     return write_artifact(storage, STAGE, job.shard, fingerprint, table, seconds, use)

@@ -62,6 +62,22 @@ def test_what_is_wrong_is_named_and_nothing_is_left_behind(
 
 
 @pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"model": "opus-mt-ru-en"}, "translate.model, opus-mt-ru-en, writes 'en'.*reads 'ru'"),
+        ({"language": "de"}, "reads 'en'; expected auto, ru or en.*such as opus-mt-de-ru"),
+    ],
+)
+def test_a_translator_of_other_languages_is_known_before_any_work(
+    section: dict[str, str], words: str
+) -> None:
+    with pytest.raises(SettingsError, match=words):
+        check_inputs(RunConfig.model_validate({"translate": section}))
+    german = {"model": "opus-mt-de-ru", "language": "de"}
+    check_inputs(RunConfig.model_validate({"translate": german}))
+
+
+@pytest.mark.parametrize(
     ("canvas", "words"),
     [
         ({"width": SIDE - 8}, f"generate.width: expected at least {SIDE} pixels.*found {SIDE - 8}"),

@@ -91,6 +91,9 @@ def test_any_pair_of_languages_is_a_translator() -> None:
     entry = registry.get("opus-mt-uk-ru", "translator")
     assert entry.repository == "Helsinki-NLP/opus-mt-uk-ru"
     assert entry.files == registry.get("opus-mt-en-ru").files
+    assert entry.languages == ("uk", "ru")
+    for name in registry.names("translator"):
+        assert registry.get(name).languages == ("en", "ru")
     assert entry.name not in registry.names()
     for name in ("opus-mt-", "opus-mt-en-../ru", "opus-mt-e-ru"):
         with pytest.raises(ConfigError, match="unknown translator"):

@@ -68,10 +68,12 @@ def test_only_what_was_rejected_is_drawn_and_the_rest_is_as_if_nothing_had_faile
 
 def test_what_fails_again_is_rejected_again(config: RunConfig) -> None:
     before = finish(config)
+    rejects = contents(Path(config.output), "rejects")
     reopened = reopen_rejected(Storage(config.output), "translation_failed", 60)
     assert reopened.prompts == 1
     after = finish(config)
     assert after.totals.rejected == before.totals.rejected
+    assert contents(Path(config.output), "rejects") == rejects  # with the same reasons in words
     assert after.totals.images == before.totals.images
 
 

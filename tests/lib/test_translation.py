@@ -1,6 +1,7 @@
 """A tiny Marian network, trained here on eight captions, translates and fails as it should."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from rudalle_lib.training.translation import (
     exact_share,
     train_vocabulary,
 )
-from rudalle_lib.translation import Translator, detect_language, is_plausible, load_tokenizer
+from rudalle_lib.translation import Translator, detect_language, fault_of, load_tokenizer
 from rudalle_lib.weight_files import PACKAGED
 from rudalle_lib.weights import load_translator
 
@@ -71,6 +72,7 @@ def test_case_and_white_space_of_english_do_not_matter(translator: Translator) -
 def test_each_distinct_text_is_translated_once(
     translator: Translator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    translator._known.clear()
     widths = []
     generate = translator._generate
 
@@ -82,6 +84,17 @@ def test_each_distinct_text_is_translated_once(
     found = translator.translate([PAIRS[0][0], PAIRS[1][0]] * 5)
     assert found == [PAIRS[0][1], PAIRS[1][1]] * 5
     assert widths == [2]
+    assert translator.translate([PAIRS[1][0]]) == [PAIRS[1][1]]
+    assert widths == [2], "a text that comes again, in another shard, is known"
+
+
+def test_what_is_known_stays_bounded(
+    translator: Translator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rudalle_lib.translation.MAX_KNOWN", 3)
+    translator._known.clear()
+    translator.translate([english for english, _ in PAIRS])
+    assert len(translator._known) == 3
 
 
 def test_russian_passes_through_unchanged(translator: Translator) -> None:
@@ -91,10 +104,21 @@ def test_russian_passes_through_unchanged(translator: Translator) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "  ", "a " * 100, "赤い円と青い四角", "ещё не английский текст"]
+    ("text", "fault"),
+    [
+        ("", "does not know its letters"),
+        ("  ", "does not know its letters"),
+        ("a " * 100, "it has .* pieces, the translator reads 64"),
+        ("赤い円と青い四角", "does not know its letters"),
+        ("ещё не английский текст", "does not know its letters"),
+    ],
 )
-def test_what_cannot_be_translated_is_none(translator: Translator, text: str) -> None:
-    assert translator.translate([text, PAIRS[0][0]], language="en") == [None, PAIRS[0][1]]
+def test_what_cannot_be_translated_is_none_and_says_why(
+    translator: Translator, text: str, fault: str
+) -> None:
+    refused, good = translator.translations([text, PAIRS[0][0]], language="en")
+    assert refused.text is None and re.search(fault, refused.fault or "")
+    assert good == (PAIRS[0][1], None)
 
 
 def test_a_translation_that_never_ends_is_none(marian: Path) -> None:
@@ -102,30 +126,31 @@ def test_a_translation_that_never_ends_is_none(marian: Path) -> None:
     translator = Translator.load(marian)
     bias = translator.model.final_logits_bias
     bias[0, translator.tokenizer.convert_tokens_to_ids("▁круг")] = 1e4
-    assert translator.translate(["a circle"]) == [None]
+    assert translator.translations(["a circle"]) == [(None, "its translation never ends")]
     bias[0, translator.tokenizer.eos_token_id] = 2e4
-    assert translator.translate(["a circle"]) == [None]  # it ends at once: empty
+    assert translator.translations(["a cross"]) == [(None, "its translation is empty")]
 
 
 @pytest.mark.parametrize(
-    ("source", "translation", "plausible"),
+    ("source", "translation", "fault"),
     [
-        ("a red circle", "красный круг", True),
-        ("a red circle", "", False),
-        ("a red circle", "круг круг круг круг", False),
-        ("a red circle", "круг и крест круг и крест круг и крест круг и крест", False),
-        ("no no no no no", "нет нет нет нет нет", True),
-        ("a cat", "кот " + "очень длинный хвост и уши, " * 3, False),
+        ("a red circle", "красный круг", None),
+        ("a red circle", "", "empty"),
+        ("a red circle", "круг круг круг круг", "repeats itself"),
+        ("a red circle", "круг и крест круг и крест круг и крест круг и крест", "repeats itself"),
+        ("no no no no no", "нет нет нет нет нет", None),
+        ("a cat", "кот " + "очень длинный хвост и уши, " * 3, "5 characters became 85"),
         (
             "a very long text about a red circle, a cross, a square and much more " * 2,
             "круг",
-            False,
+            "characters became 4",
         ),
-        ("sun", "восходящее солнце", True),
+        ("sun", "восходящее солнце", None),
     ],
 )
-def test_plausible(source: str, translation: str, plausible: bool) -> None:
-    assert is_plausible(source, translation) is plausible
+def test_faults_of_translations(source: str, translation: str, fault: str | None) -> None:
+    found = fault_of(source, translation)
+    assert found is None if fault is None else fault in (found or "")
 
 
 @pytest.mark.parametrize(
@@ -143,6 +168,7 @@ def test_plausible(source: str, translation: str, plausible: bool) -> None:
 )
 def test_language_is_told_by_the_script(text: str, language: str) -> None:
     assert detect_language(text) == language
+    assert detect_language(text, "de") == language.replace("en", "de")
 
 
 def test_loading_and_translating_are_silent(

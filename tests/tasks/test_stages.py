@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from prefect import Task
+from safetensors.torch import load_file
 
 from rudalle_lib.config import RunConfig, WeightsConfig
 from rudalle_lib.errors import SettingsError
@@ -83,6 +86,11 @@ def test_russian_passes_and_what_cannot_be_translated_has_no_translation(stages:
     assert by_id["black"].text_ru == by_id["black"].text == "чёрный квадрат"
     assert (by_id["english"].lang, by_id["english"].text_ru) == ("en", None)
     assert (by_id["german"].lang, by_id["german"].text_ru) == ("de", None)
+    refused = refused_in(read_artifact(Storage(stages.job.output), stages.translated()))
+    assert refused["german"][1] == (
+        "not translated from 'de': the translator reads 'en'; give it in Russian"
+    )
+    assert "never ends" in refused["english"][1]
     assert list(by_id) == ["black", "red", "long", "english", "german"]
 
 
@@ -94,6 +102,23 @@ def test_a_shard_in_russian_loads_no_translator(config: RunConfig, job: Job) -> 
     new = dataclasses.replace(job, shard=shard, weights=nowhere)
     (found,) = rows(new, call(translate, config.translate, new, "t"), TranslationRecord)
     assert found.text_ru == "белый круг"
+
+
+def test_any_pair_of_languages_translates_what_it_reads(
+    config: RunConfig, job: Job, tmp_path: Path
+) -> None:
+    """A network for German by its published name, in a folder as its repository lies on the hub."""
+    stored, folder = Path(str(config.weights.folder)) / "demo-marian", tmp_path / "opus-mt-de-ru"
+    shutil.copytree(stored, folder)
+    torch.save(load_file(stored / "model.safetensors"), folder / "pytorch_model.bin")
+    section = config.translate.model_copy(update={"model": "opus-mt-de-ru"})
+    weights = WeightsConfig(folder=str(tmp_path), offline=True)
+    made = call(translate, section, dataclasses.replace(job, weights=weights), "de")
+    refused = refused_in(read_artifact(Storage(job.output), made))
+    found = {row.prompt_id: row.lang for row in rows(job, made, TranslationRecord)}
+    assert found["english"] == "de", "by its script it is no Russian, so it counts as German"
+    assert set(refused) == {"english", "german"}
+    assert "never ends" in refused["english"][1]
 
 
 # --- generate ----------------------------------------------------------------------------------
