@@ -1,4 +1,4 @@
-"""The names of everything in the output folder, relative to it."""
+"""The names of everything in the output folder, relative to it; what browsers call its kinds."""
 
 from __future__ import annotations
 
@@ -17,6 +17,17 @@ LEASE_FOLDER = "lease"
 GALLERY_PAGE = "gallery/index.html"
 GALLERY_DATA_FOLDER = "gallery/data"
 CONTACT_SHEET = "contact_sheet.png"
+
+#: What a browser that is given a file of an object store must be told to show or run it.
+CONTENT_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "json": "application/json",
+    "md": "text/markdown; charset=utf-8",
+    "png": "image/png",
+    "webp": "image/webp",
+    "jpg": "image/jpeg",
+}
 
 
 def shard_name(index: int) -> str:

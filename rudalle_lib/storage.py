@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from rudalle_lib import seals
+from rudalle_lib import layout, seals
 from rudalle_lib.errors import DamagedError, StorageError
 from rudalle_lib.storage_errors import clear_errors, is_conflict, public_url
 
@@ -41,23 +41,15 @@ S3_PROTOCOLS = ("s3", "s3a")
 #: mode also gives up early where nearly every request of the process fails.
 RETRIES = {"mode": "standard", "total_max_attempts": 5}
 
-#: What a browser that is given a file of an object store must be told to show or run it.
-CONTENT_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "json": "application/json",
-    "md": "text/markdown; charset=utf-8",
-    "png": "image/png",
-    "webp": "image/webp",
-    "jpg": "image/jpeg",
-}
-
 #: Bytes that are read ahead of a remote table.
 READ_AHEAD = 8 * 2**20
 READ_BUFFER = 2**20
 
 #: A larger file is no text that `read_text` is for.
 MAX_TEXT_BYTES = 4 * 2**20
+
+#: Up to so many rows, dictionaries of a table's values take more time than they save space.
+SMALL_TABLE = 1000
 
 #: Free space below which no run is begun on a local disk.
 MIN_FREE_BYTES = 64 * 2**20
@@ -113,19 +105,24 @@ class Storage:
     # --- bytes -------------------------------------------------------------------------------
 
     def read_bytes(self, path: str) -> bytes:
-        """The content of a file; it must exist."""
+        """The content of a file; it must exist. One request, as all reading of whole files."""
         with clear_errors("read", self.url(path)):
-            return bytes(self._file_system.cat_file(self._full(path)))
+            return self._get(path)
 
     def read_bytes_if_any(self, path: str) -> bytes | None:
-        """The content of a file, None where there is no such file: one request, not two."""
+        """The content of a file, None where there is no such file."""
         with clear_errors("read", self.url(path)):
             try:
-                return bytes(self._file_system.cat_file(self._full(path)))
+                return self._get(path)
             except (FileNotFoundError, NotADirectoryError) as error:
                 if "NoSuchBucket" in str(getattr(error.__cause__, "response", "")):
                     raise
                 return None
+
+    def _get(self, path: str) -> bytes:
+        # Else s3fs asks for the size of each file first, to get large ones in parallel ranges.
+        alone = {"max_concurrency": 1} if self._on_s3 else {}
+        return bytes(self._file_system.cat_file(self._full(path), **alone))
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write or replace a whole file; a reader sees the old or the new one, never a part."""
@@ -172,7 +169,7 @@ class Storage:
         if self._local:
             self._write_local(Path(self._full(path)), content)
         else:
-            kind = CONTENT_TYPES.get(path.rpartition(".")[2]) if self._on_s3 else None
+            kind = layout.CONTENT_TYPES.get(path.rpartition(".")[2]) if self._on_s3 else None
             told = {"ContentType": kind} if kind else {}
             self._file_system.pipe_file(self._full(path), content, **told)
 
@@ -199,7 +196,10 @@ class Storage:
         sink = pa.BufferOutputStream()
         with clear_errors("write", self.url(path)):
             table = table.replace_schema_metadata(own)
-            with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
+            large = table.num_rows > SMALL_TABLE
+            with pq.ParquetWriter(
+                sink, table.schema, compression="zstd", use_dictionary=large
+            ) as writer:
                 writer.write_table(table)
                 writer.add_key_value_metadata({seals.KEY: seals.UNSEALED})
         content = seals.seal(bytes(sink.getvalue()))
@@ -282,7 +282,7 @@ class Storage:
             if self._local and shutil.disk_usage(self._root).free < MIN_FREE_BYTES:
                 self.delete(probe)
                 raise OSError(errno.ENOSPC, "less than 64 MiB are free")
-            if self._file_system.cat_file(self._full(probe)) != b"rudalle-flows":
+            if self._get(probe) != b"rudalle-flows":
                 raise StorageError(
                     f"{self.public_path()} gives back something else than was written; is that an "
                     "object store? Check the URL and AWS_ENDPOINT_URL."

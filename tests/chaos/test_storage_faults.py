@@ -76,6 +76,16 @@ def test_what_no_other_try_helps_is_said_at_once(
     assert len(proxy.requests) <= 2
 
 
+@pytest.mark.usefixtures("storage")
+def test_a_file_is_read_with_one_request(s3_url: str, proxy: FaultProxy) -> None:
+    proxy.decide = lambda _: None
+    patient = Storage(s3_url)
+    assert patient.read_bytes("a.bin") == b"before" * 1000
+    assert patient.read_bytes_if_any("a.bin") == b"before" * 1000
+    assert patient.read_bytes_if_any("b.bin") is None
+    assert [request.method for request in proxy.requests] == 3 * ["GET"]
+
+
 def test_a_read_only_key_is_known_before_any_work(
     storage: Storage, proxy: FaultProxy, s3_server: S3Server
 ) -> None:
