@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.images import to_floats, to_uint8
+from rudalle_lib.models.one_by_one import one_by_one
 from rudalle_lib.models.rrdbnet import RrdbNet
 
 #: Pixels that a tile sees beyond its own edge, at most. What lies farther off reaches a deep
@@ -117,7 +118,7 @@ def _upscale_batch(model: RrdbNet, images: Tensor, tile: int | None, context: in
 def _enlarge(model: RrdbNet, images: Tensor) -> Tensor:
     weight = model.conv_first.weight
     pixels = to_floats(images.to(weight.device)).to(weight.dtype)
-    return to_uint8(model(pixels)).to(images.device)
+    return to_uint8(one_by_one(model, pixels)).to(images.device)
 
 
 def _pad_to_multiple(images: Tensor, multiple: int) -> Tensor:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from rudalle_lib.models.doubling_conv import DoublingConv
+
 
 def use_dtype(network: nn.Module, dtype: torch.dtype, exact: Sequence[str] = ()) -> None:
     """Give a network's layers a precision, and its weights the channels-last layout.
@@ -24,4 +26,6 @@ def use_dtype(network: nn.Module, dtype: torch.dtype, exact: Sequence[str] = ())
     for name, layer in network.named_modules():
         is_leaf = next(layer.children(), None) is None
         if is_leaf and name.rpartition(".")[2] not in exact:
+            if isinstance(layer, DoublingConv) and dtype != torch.float32:
+                layer.fold()
             layer.to(dtype)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rudalle_lib.models.doubling_conv import DoublingConv
 from rudalle_lib.models.precision import use_dtype
 
 PICTURE_CHANNELS = 3
@@ -76,10 +77,10 @@ class RrdbNet(nn.Module):
             *(ResidualInResidual(features, config.growth) for _ in range(config.num_blocks))
         )
         self.conv_body = conv3x3(features, features)
-        self.conv_up1 = conv3x3(features, features)
-        self.conv_up2 = conv3x3(features, features)
+        self.conv_up1 = DoublingConv(features, features)
+        self.conv_up2 = DoublingConv(features, features)
         if config.upsampling_steps == 3:
-            self.conv_up3 = conv3x3(features, features)
+            self.conv_up3 = DoublingConv(features, features)
         self.conv_hr = conv3x3(features, features)
         self.conv_last = conv3x3(features, PICTURE_CHANNELS)
 
@@ -98,7 +99,7 @@ class RrdbNet(nn.Module):
         shallow = self.conv_first(F.pixel_unshuffle(images, unshuffle))
         hidden = shallow + self.conv_body(self.body(shallow))  # [B, C, H, W] (halved for x2)
         for conv in self._upsampling_convs():
-            hidden = leaky_relu(conv(F.interpolate(hidden, scale_factor=2.0, mode="nearest")))
+            hidden = leaky_relu(conv(hidden))
         hidden = leaky_relu(self.conv_hr(hidden))
         return self.conv_last(hidden.to(self.conv_last.weight.dtype))
 

@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from rudalle_lib.models.doubling_conv import DoublingConv
 from rudalle_lib.models.haar import HAAR_BANDS, PICTURE_CHANNELS, InverseHaar
+from rudalle_lib.models.one_by_one import one_by_one
 from rudalle_lib.models.precision import use_dtype
 
 
@@ -122,6 +124,9 @@ class VqGan(nn.Module):
 
         H = h * f, twice that for the DWT model.
         """
+        return one_by_one(self._decode, tokens)
+
+    def _decode(self, tokens: Tensor) -> Tensor:
         return self.decode_features(self.embed_codes(tokens)).clamp(-1.0, 1.0)
 
     def encode_features(self, images: Tensor) -> Tensor:
@@ -335,11 +340,11 @@ class Upsample(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.conv = DoublingConv(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] to [B, C, 2H, 2W]."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return self.conv(x)
 
 
 def residual_stack(

@@ -52,7 +52,7 @@ def test_a_picture_within_the_tile_goes_through_once() -> None:
     model, calls = network(2), []
     model.register_forward_pre_hook(lambda module, inputs: calls.append(inputs[0].shape))
     upscale(model, noise(3, 20, 24), batch_size=2, tile=24)
-    assert calls == [(2, 3, 20, 24), (1, 3, 20, 24)]
+    assert calls == [(1, 3, 20, 24)] * 3  # on a CPU one at a time
 
 
 def test_values_are_rounded_and_clamped() -> None:
