@@ -3,7 +3,8 @@
 Contrastive training (Radford et al., arXiv 2103.00020) with two kinds of hard negatives, without
 which the score would not see what goes wrong in practice: captions with one attribute changed, and
 malformed pictures of the very same caption - damaged tokens and the decoder's own failures, told
-apart by the classical checker.
+apart by the classical checker. True pictures are drawn afresh for every step; a third of the good
+ones are the decoder's own.
 
     python -m rudalle_lib.training.ruclip --work runs/ruclip \\
         --vqgan rudalle_lib/demo/weights/demo-vqgan --decoder rudalle_lib/demo/weights/demo-dalle \\
@@ -42,7 +43,8 @@ CONTEXT = 32
 BATCH, NEGATIVES = 64, 32
 RATE, MUON_RATE, WARMUP = 1e-3, 2e-3, 60
 SCENE_OFFSET = 1_000_000
-"""Training scenes of the decoder come before this number, those of ruCLIP after it."""
+"""Training scenes of the decoder come before this number, those of ruCLIP after it: samples, damaged
+pictures from twice, true pictures from three times this number on."""
 
 
 def make_config(pieces: int) -> RuClipConfig:
@@ -122,23 +124,15 @@ def _damage(tokens: Tensor, inside: NDArray[np.int64], rng: random.Random) -> No
 
 
 def prepare(work: Path, vqgan: VqGan, decoder: Path, count: int, seed: int) -> dict[str, Pictures]:
-    """Renders, round trips, the decoder's good and bad samples, damaged pictures; kept on disk."""
+    """The decoder's good and bad samples, and damaged pictures; kept on disk."""
     path = work / f"pictures-{count}.npz"
     if not path.exists():
         numbers = np.arange(SCENE_OFFSET, SCENE_OFFSET + count)
-        renders = np.stack([draw_scene(*scene_of(seed, int(number))) for number in numbers])
-        with torch.no_grad():
-            trips = [
-                vqgan.decode(vqgan.encode(to_float(part)))
-                for part in np.split(renders, count // 64)
-            ]
         scenes = [scene_of(seed, int(number))[0] for number in numbers]
         samples = draw_samples(decoder, vqgan, scenes, seed)
         good = np.array([check(p, s).ok for p, s in zip(samples, scenes, strict=True)])
         damaged = damaged_pictures(vqgan, count // 2, seed)
         parts = {
-            "render": Pictures(numbers, renders),
-            "round_trip": Pictures(numbers, to_uint8(torch.cat(trips))),
             "good": Pictures(numbers[good], samples[good]),
             "bad": Pictures(numbers[~good], samples[~good]),
             "damaged": damaged,
@@ -152,15 +146,16 @@ def prepare(work: Path, vqgan: VqGan, decoder: Path, count: int, seed: int) -> d
     return {name: Pictures(stored[f"{name}_scenes"], stored[f"{name}_images"]) for name in names}
 
 
-def _pick(parts: Sequence[Pictures], count: int, rng: random.Random) -> tuple[list[int], Tensor]:
-    """Random pictures of any of the kinds; scenes and [count, 3, 128, 128]."""
-    sizes = [len(part.scenes) for part in parts]
-    numbers, images = [], []
-    for part in rng.choices(parts, sizes, k=count):
-        row = rng.randrange(len(part.scenes))
-        numbers.append(int(part.scenes[row]))
-        images.append(part.images[row])
-    return numbers, to_float(np.stack(images))
+def _pick(part: Pictures, count: int, rng: random.Random) -> Pictures:
+    """Random pictures of a kind."""
+    rows = [rng.randrange(len(part.scenes)) for _ in range(count)]
+    return Pictures(part.scenes[rows], part.images[rows])
+
+
+def _draw(seed: int, first: int, count: int) -> Pictures:
+    """True pictures of the scenes from number `first` on."""
+    numbers = np.arange(first, first + count)
+    return Pictures(numbers, np.stack([draw_scene(*scene_of(seed, int(n))) for n in numbers]))
 
 
 class ContrastiveBatch:
@@ -170,12 +165,18 @@ class ContrastiveBatch:
         self, data: dict[str, Pictures], tokenizer: Tokenizer, seed: int, step: int
     ) -> None:
         rng = random.Random(f"{seed}/ruclip/{step}")
-        good, images = _pick([data[n] for n in ("render", "round_trip", "good")], BATCH, rng)
-        bad, malformed = _pick([data[n] for n in ("bad", "damaged")], NEGATIVES, rng)
-        scenes = [scene_of(seed, number)[0] for number in good + bad]
+        own = BATCH // 3
+        first = 3 * SCENE_OFFSET + step * (BATCH - own)
+        parts = [
+            _draw(seed, first, BATCH - own),
+            _pick(data["good"], own, rng),
+            _pick(data["bad"], NEGATIVES // 2, rng),
+            _pick(data["damaged"], NEGATIVES - NEGATIVES // 2, rng),
+        ]
+        scenes = [scene_of(seed, int(number))[0] for part in parts for number in part.scenes]
         captions = [caption_of(scene, rng) for scene in scenes]
         captions += [russian_caption(changed(scene, rng)) for scene in scenes[:BATCH]]
-        self.images = (torch.cat((images, malformed)) + 1) / 2
+        self.images = (to_float(np.concatenate([part.images for part in parts])) + 1) / 2
         ids = [tokenizer.encode_clip(caption, CONTEXT).ids for caption in captions]
         self.text = torch.tensor(ids)
         canonical = [russian_caption(scene) for scene in scenes]
@@ -280,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
     parser.add_argument("--decoder", type=Path, required=True, help="weights folder of the decoder")
-    parser.add_argument("--pictures", type=int, default=4096, help="of each kind")
+    parser.add_argument("--pictures", type=int, default=2048, help="that the decoder draws")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler; faster")
@@ -297,8 +298,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "",
         "ruCLIP of the Suprematist demo: ViT of patch 8, 4 layers of 128; text 3 layers of 128.",
         "",
-        f"- data: {options.pictures} captions of seen combinations with renders, VQ-GAN round "
-        "trips and samples of demo-dalle; damaged and failed pictures as negatives",
+        f"- data: true pictures of seen combinations, {options.pictures} samples of demo-dalle, "
+        "damaged pictures",
         f"- command: `python -m rudalle_lib.training.ruclip --steps {options.steps} "
         f"--pictures {options.pictures} --seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",
