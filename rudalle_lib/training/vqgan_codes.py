@@ -5,7 +5,8 @@ and which code stands for the rim of a red circle on black is then a fact by its
 remembered. Here the codes of `scene_tokens` take the place of the learnt ones. Each starts at the
 mean of the features that it stands for; then the encoder learns to tell the codes apart, by
 cross-entropy, and the decoder to draw pictures from them, in which it takes the colours of an edge
-from the cells on its two sides.
+from the cells on its two sides. Half of the pictures are in colours that no scene has, such as
+orange on violet: with ten times the pairs to mix, the decoder cannot remember them one by one.
 
     python -m rudalle_lib.training.vqgan_codes --work runs/vqgan-codes \\
         --vqgan rudalle_lib/demo/weights/demo-vqgan
@@ -22,8 +23,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rudalle_lib.demo.drawing import draw_placements
-from rudalle_lib.demo.scenes import STEP, place, random_scene
+from rudalle_lib.demo.drawing import PALETTE, draw_placements
+from rudalle_lib.demo.scenes import (
+    STEP,
+    Scene,
+    all_combinations,
+    is_held_out,
+    place,
+    random_scene,
+)
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
 from rudalle_lib.training.scene_tokens import CODES, GRID, PLAIN, edges, scene_tokens
@@ -39,10 +47,12 @@ from rudalle_lib.training.vqgan import (
 )
 
 RATE, WARMUP = 1e-3, 30
-CROP_SHARE, CROP_BATCH, FULL_BATCH = 0.6, 28, 8
+CROP_SHARE, CROP_BATCH, FULL_BATCH = 0.7, 28, 8
 """Share of the steps that see crops, and the batches before and after it."""
 CROP = GRID // 2
 """Side of a crop in cells."""
+RECOLOURED_SHARE = 0.5
+"""Share of the pictures that are in any colours at all."""
 START_PICTURES = 512
 """Pictures whose features the codes start from."""
 
@@ -56,6 +66,8 @@ def make_batch(rng: random.Random, count: int, crop: bool = False) -> tuple[Tens
     drawn, tokens = [], []
     for _ in range(count):
         scene = random_scene(rng, single_share=0.25)
+        if rng.random() < RECOLOURED_SHARE:
+            scene = recoloured(scene, rng)
         placements = place(scene, rng)
         cells = scene_tokens(scene.ground, placements)
         picture = draw_placements(scene.ground, placements)
@@ -67,6 +79,17 @@ def make_batch(rng: random.Random, count: int, crop: bool = False) -> tuple[Tens
         drawn.append(picture)
         tokens.append(cells)
     return torch.from_numpy(np.stack(tokens).astype(np.int64)), to_float(np.stack(drawn))
+
+
+def recoloured(scene: Scene, rng: random.Random) -> Scene:
+    """The same figures in any colours on any ground, held-out combinations excluded."""
+    while True:
+        ground, *colours = rng.sample(list(PALETTE), 1 + len(scene.figures))
+        figures = (replace(f, colour=c) for f, c in zip(scene.figures, colours, strict=True))
+        other = replace(scene, ground=ground, figures=tuple(figures))
+        known = set(other.combinations()) & set(all_combinations())
+        if not any(map(is_held_out, known)):
+            return other
 
 
 def with_vocabulary(learnt: VqGan) -> VqGan:
