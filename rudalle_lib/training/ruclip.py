@@ -43,8 +43,8 @@ CONTEXT = 32
 BATCH, NEGATIVES = 64, 32
 RATE, MUON_RATE, WARMUP = 1e-3, 2e-3, 60
 SCENE_OFFSET = 1_000_000
-"""Training scenes of the decoder come before this number, those of ruCLIP after it: samples at once,
-damaged pictures from twice, true pictures from three times this number on."""
+"""Training scenes of the decoder come before this number, those of ruCLIP after it: samples,
+damaged pictures from twice, and true pictures from three times this number on."""
 
 
 def make_config(pieces: int) -> RuClipConfig:
