@@ -282,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
     parser.add_argument("--decoder", type=Path, required=True, help="weights folder of the decoder")
     parser.add_argument("--pictures", type=int, default=2048, help="that the decoder draws")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=1700)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler; faster")
     options = parser.parse_args(arguments)

@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=5200)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     card = (options.vqgan / "MODEL_CARD.md").read_text().splitlines()
