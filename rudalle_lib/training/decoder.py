@@ -26,7 +26,14 @@ from rudalle_lib.demo.scenes import Scene, place, random_scene
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.tokenizer import Tokenizer
 from rudalle_lib.training.muon import Muon
-from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.run import (
+    Stateful,
+    TrainingRun,
+    WeightAverage,
+    cosine,
+    export,
+    set_learning_rate,
+)
 from rudalle_lib.training.samples import sample_tokens
 from rudalle_lib.training.scene_tokens import CODES, GRID, scene_tokens, shows
 from rudalle_lib.training.tokenizer import train_tokenizer
@@ -109,12 +116,14 @@ def train(
     model.init_weights(embedding_std=0.5, position_std=0.3, branch_gain=0.3)
     optimizers = make_optimizers(model)
     average = WeightAverage(model, 0.998)
-    run, first = TrainingRun(work), 0
-    if state := run.resume():
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        average.values, first = state["average"], state["step"]
+    parts: dict[str, Stateful] = {
+        "model": model,
+        "muon": optimizers[0],
+        "adam": optimizers[1],
+        "average": average,
+    }
+    run = TrainingRun(work)
+    first = run.resume(parts)
     loss_of = torch.compile(model.loss) if compile else model.loss
     for step, (text, image) in enumerate(batches(tokenizer, seed, first, steps), first):
         for optimizer, rate in zip(optimizers, (MUON_RATE, RATE), strict=True):
@@ -131,14 +140,8 @@ def train(
             run.log(step=step, text=loss.text.item(), image=loss.image.item())
         if step % CHECK_EVERY == CHECK_EVERY - 1:
             run.log(step=step, agreement=agreement(model, average, tokenizer, 96))
-        run.save(
-            step + 1,
-            force=step + 1 == steps,
-            model=model.state_dict(),
-            optimizers=[optimizer.state_dict() for optimizer in optimizers],
-            average=average.values,
-        )
-    model.load_state_dict(average.state_dict(model))
+        run.save(step + 1, parts, last=step + 1 == steps)
+    model.load_state_dict(average.averaged(model))
     return model.eval(), run.minutes
 
 
@@ -147,7 +150,7 @@ def agreement(model: Dalle, average: WeightAverage, tokenizer: Tokenizer, count:
     rng = random.Random(99)
     scenes = [random_scene(rng, held_out=True) for _ in range(count)]
     averaged = Dalle(model.config)
-    averaged.load_state_dict(average.state_dict(model))
+    averaged.load_state_dict(average.averaged(model))
     tokens = sample_tokens(averaged.eval(), tokenizer, scenes, seed=0).numpy()
     return sum(map(shows, tokens, scenes)) / count
 

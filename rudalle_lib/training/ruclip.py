@@ -35,7 +35,14 @@ from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.tokenizer import Tokenizer
 from rudalle_lib.training.decoder import caption_of, scene_of
 from rudalle_lib.training.muon import Muon
-from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.run import (
+    Stateful,
+    TrainingRun,
+    WeightAverage,
+    cosine,
+    export,
+    set_learning_rate,
+)
 from rudalle_lib.training.samples import draw_samples, to_uint8
 from rudalle_lib.training.vqgan import load_vqgan, to_float
 
@@ -226,12 +233,14 @@ def train(
     average = WeightAverage(model, 0.99)
     mean = torch.tensor(model.config.mean).view(3, 1, 1)
     std = torch.tensor(model.config.std).view(3, 1, 1)
-    run, first = TrainingRun(work), 0
-    if state := run.resume():
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        average.values, first = state["average"], state["step"]
+    parts: dict[str, Stateful] = {
+        "model": model,
+        "muon": optimizers[0],
+        "adam": optimizers[1],
+        "average": average,
+    }
+    run = TrainingRun(work)
+    first = run.resume(parts)
     encode_image = torch.compile(model.encode_image) if compile else model.encode_image
     for step in range(first, steps):
         for optimizer, rate in zip(optimizers, (MUON_RATE, RATE), strict=True):
@@ -256,10 +265,8 @@ def train(
         average.update(model, step)
         if step % 50 == 0:
             run.log(step=step, contrastive=loss.item(), margin=margin.item(), scale=scale.item())
-        run.save(step + 1, force=step + 1 == steps, model=model.state_dict(),
-                 optimizers=[optimizer.state_dict() for optimizer in optimizers],
-                 average=average.values)  # fmt: skip
-    model.load_state_dict(average.state_dict(model))
+        run.save(step + 1, parts, last=step + 1 == steps)
+    model.load_state_dict(average.averaged(model))
     return model.eval(), run.minutes
 
 

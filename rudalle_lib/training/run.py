@@ -6,11 +6,21 @@ import math
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+
+
+class Stateful(Protocol):
+    """What a checkpoint can hold: networks, optimizers, averages."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> object:
+        """Take up a state."""
 
 
 class TrainingRun:
@@ -40,21 +50,24 @@ class TrainingRun:
         parts = [f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()]
         self._log.info("%5.1f min  %s", self.minutes, "  ".join(parts))
 
-    def resume(self) -> dict[str, Any] | None:
-        """The state of the last checkpoint, or None in a new folder."""
+    def resume(self, parts: Mapping[str, Stateful]) -> int:
+        """Bring all parts to the state of the last checkpoint; the step to go on with."""
         if not self.checkpoint.exists():
-            return None
+            return 0
         state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         self.minutes_before = state["minutes"]
         self.log(resumed_at=state["step"])
-        return state
+        return int(state["step"])
 
-    def save(self, step: int, force: bool = False, **state: object) -> None:
-        """Replace the checkpoint, at most every `save_seconds` unless forced."""
-        if not force and time.monotonic() - self._saved < self._save_seconds:
+    def save(self, step: int, parts: Mapping[str, Stateful], last: bool) -> None:
+        """Replace the checkpoint, after the last step or else every `save_seconds` at most."""
+        if not last and time.monotonic() - self._saved < self._save_seconds:
             return
         self._saved = time.monotonic()
         fresh = self.checkpoint.with_suffix(".new")
+        state = {name: part.state_dict() for name, part in parts.items()}
         torch.save({"step": step, "minutes": self.minutes, **state}, fresh)
         fresh.replace(self.checkpoint)
 
@@ -73,9 +86,17 @@ class WeightAverage:
         values = list(self.values.values())
         torch._foreach_lerp_(values, [p.detach() for _, p in model.named_parameters()], weight)
 
-    def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+    def averaged(self, model: nn.Module) -> dict[str, Tensor]:
         """The model's state dict with averaged parameters."""
         return {**model.state_dict(), **self.values}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The averages by name."""
+        return self.values
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        """Go on from averages."""
+        self.values = state_dict
 
 
 def cosine(step: int, steps: int, warmup: int, floor: float = 0.03) -> float:

@@ -25,7 +25,14 @@ from rudalle_lib.demo.drawing import draw_placements
 from rudalle_lib.demo.scenes import place, random_scene
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.run import (
+    Stateful,
+    TrainingRun,
+    WeightAverage,
+    cosine,
+    export,
+    set_learning_rate,
+)
 from rudalle_lib.training.vqgan import load_vqgan, psnr, round_trip, to_float
 
 CONFIG = RrdbNetConfig(scale=2, num_features=32, num_blocks=4, growth=16)
@@ -85,11 +92,9 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, flo
     soft = soft_pairs(vqgan, POOL, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99))
     average = WeightAverage(model, 0.99)
-    run, first = TrainingRun(work), 0
-    if state := run.resume():
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, first = state["average"], state["step"]
+    run = TrainingRun(work)
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average}
+    first = run.resume(parts)
     for step in range(first, steps):
         set_learning_rate(optimizer, RATE * cosine(step, steps, 30))
         inputs, targets = make_batch(random.Random(f"{seed}/{step}"), soft)
@@ -105,9 +110,8 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, flo
         if step % 50 == 0:
             quality = psnr(output.detach() * 2 - 1, targets * 2 - 1).mean().item()
             run.log(step=step, loss=loss.item(), psnr=quality)
-        run.save(step + 1, force=step + 1 == steps, model=model.state_dict(),
-                 optimizer=optimizer.state_dict(), average=average.values)  # fmt: skip
-    model.load_state_dict(average.state_dict(model))
+        run.save(step + 1, parts, last=step + 1 == steps)
+    model.load_state_dict(average.averaged(model))
     return model.eval(), run.minutes
 
 

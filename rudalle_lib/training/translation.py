@@ -27,7 +27,14 @@ from torch import Tensor
 
 from rudalle_lib.demo.captions import english_caption, english_variant, ground_ru, russian_caption
 from rudalle_lib.demo.scenes import Scene, random_scene
-from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.run import (
+    Stateful,
+    TrainingRun,
+    WeightAverage,
+    cosine,
+    export,
+    set_learning_rate,
+)
 from rudalle_lib.translation import Translator, load_tokenizer
 
 if TYPE_CHECKING:
@@ -161,7 +168,8 @@ def train(options: Options, tokenizer: "MarianTokenizer") -> tuple["MarianMTMode
     model = MarianMTModel(make_config(tokenizer)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
     average = WeightAverage(model, DECAY)
-    first = _restore(run, model, optimizer, average)
+    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average}
+    first = run.resume(parts)
     for step in range(first, options.steps):
         late = run.minutes / options.minutes * options.steps if options.minutes else 0.0
         if late >= options.steps:
@@ -174,34 +182,11 @@ def train(options: Options, tokenizer: "MarianTokenizer") -> tuple["MarianMTMode
         average.update(model, step)
         if step % 50 == 0:
             run.log(step=step, loss=loss)
-        last = step + 1 == options.steps
-        run.save(
-            step + 1,
-            force=last,
-            model=model.state_dict(),
-            optimizer=optimizer.state_dict(),
-            average=average.values,
-        )
+        run.save(step + 1, parts, last=step + 1 == options.steps)
     with torch.no_grad():  # not by state dict, where tied embeddings have four names
         for name, parameter in model.named_parameters():
             parameter.copy_(average.values[name])
     return model.eval(), run.minutes
-
-
-def _restore(
-    run: TrainingRun,
-    model: "MarianMTModel",
-    optimizer: torch.optim.Optimizer,
-    average: WeightAverage,
-) -> int:
-    """Take up the last checkpoint, if there is one; the step to go on with."""
-    state = run.resume()
-    if state is None:
-        return 0
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.values = state["average"]
-    return int(state["step"])
 
 
 def _step(

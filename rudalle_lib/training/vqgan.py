@@ -30,7 +30,14 @@ from torch import Tensor, nn
 from rudalle_lib.demo.drawing import draw_scene
 from rudalle_lib.demo.scenes import random_scene
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
-from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.run import (
+    Stateful,
+    TrainingRun,
+    WeightAverage,
+    cosine,
+    export,
+    set_learning_rate,
+)
 
 CONFIG = VqGanConfig(
     resolution=128,
@@ -182,13 +189,14 @@ def train(work: Path, plan: Sequence[Phase], seed: int) -> tuple[VqGan, EmaCodeb
     learnt = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=CROP_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
     average = WeightAverage(model, 0.995)
-    run, first = TrainingRun(work), 0
-    if state := run.resume():
-        model.load_state_dict(state["model"])
-        book.load_state_dict(state["book"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values = state["average"]
-        first = state["step"]
+    parts: dict[str, Stateful] = {
+        "model": model,
+        "book": book,
+        "optimizer": optimizer,
+        "average": average,
+    }
+    run = TrainingRun(work)
+    first = run.resume(parts)
     steps = [(phase, place) for phase in plan for place in range(phase.steps)]
     for step, (phase, place) in enumerate(steps[first:], first):
         set_learning_rate(optimizer, phase.learning_rate(place))
@@ -203,15 +211,8 @@ def train(work: Path, plan: Sequence[Phase], seed: int) -> tuple[VqGan, EmaCodeb
         if step % 50 == 0:
             quality = psnr(output.detach(), images).mean().item()
             run.log(step=step, loss=loss.item(), commitment=commitment, psnr=quality, codes=used)
-        run.save(
-            step + 1,
-            force=step + 1 == len(steps),
-            model=model.state_dict(),
-            book=book.state_dict(),
-            optimizer=optimizer.state_dict(),
-            average=average.values,
-        )
-    model.load_state_dict(average.state_dict(model))
+        run.save(step + 1, parts, last=step + 1 == len(steps))
+    model.load_state_dict(average.averaged(model))
     return model.eval(), book, run.minutes
 
 

@@ -33,7 +33,14 @@ from rudalle_lib.demo.scenes import (
     random_scene,
 )
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.training.run import TrainingRun, WeightAverage, cosine, export, set_learning_rate
+from rudalle_lib.training.run import (
+    Stateful,
+    TrainingRun,
+    WeightAverage,
+    cosine,
+    export,
+    set_learning_rate,
+)
 from rudalle_lib.training.scene_tokens import CODES, GRID, PLAIN, edges, scene_tokens
 from rudalle_lib.training.vqgan import (
     held_out_pictures,
@@ -129,12 +136,10 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> float:
     painter = nn.ModuleList([vqgan.quantize.embed, vqgan.post_quant_conv, vqgan.decoder])
     optimizer = torch.optim.AdamW(vqgan.parameters(), lr=RATE, betas=(0.9, 0.99))
     average = WeightAverage(vqgan, 0.99)
-    run, first = TrainingRun(work), 0
-    if state := run.resume():
-        vqgan.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        average.values, first = state["average"], state["step"]
-    else:
+    run = TrainingRun(work)
+    parts: dict[str, Stateful] = {"model": vqgan, "optimizer": optimizer, "average": average}
+    first = run.resume(parts)
+    if first == 0:
         start_codes(vqgan, random.Random(f"{seed}/start"))
     for step in range(first, steps):
         set_learning_rate(optimizer, RATE * cosine(step, steps, WARMUP, 0.02))
@@ -151,9 +156,8 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> float:
         if step % 50 == 0:
             quality = psnr(output.detach(), images).mean().item()
             run.log(step=step, choice=choice.item(), picture=picture.item(), psnr=quality)
-        run.save(step + 1, force=step + 1 == steps, model=vqgan.state_dict(),
-                 optimizer=optimizer.state_dict(), average=average.values)  # fmt: skip
-    vqgan.load_state_dict(average.state_dict(vqgan))
+        run.save(step + 1, parts, last=step + 1 == steps)
+    vqgan.load_state_dict(average.averaged(vqgan))
     return run.minutes
 
 
