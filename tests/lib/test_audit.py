@@ -237,17 +237,43 @@ def test_a_run_with_other_settings_that_has_not_ended_is_no_fault(config: RunCon
     assert audit.faults == [] and "other settings than run.json" in audit.notes[0]
 
 
-def test_the_command_says_what_it_found_and_by_its_exit_code(config: RunConfig) -> None:
-    def call(*arguments: str) -> tuple[int, str]:
-        done = CliRunner().invoke(app, ["verify", config.output, *arguments])
-        return done.exit_code, " ".join(done.stdout.split())
+def call(output: str, *arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["verify", output, *arguments])
+    return done.exit_code, " ".join(done.stdout.split())
 
-    code, said = call()
+
+def test_the_command_says_what_it_found_and_by_its_exit_code(config: RunConfig) -> None:
+    code, said = call(config.output)
     assert code == 0 and "8 pictures" in said and "8 pairs" in said and "faults none" in said
     gone(first_picture)(Storage(config.output))
-    code, said = call("--sample", "0", "--repair")
+    code, said = call(config.output, "--sample", "0", "--repair")
     assert code == 1 and "1 missing" in said and "named, but not there" in said
     assert "1 shard reopened: run again" in said
-    assert call("--sample", "0")[0] == 1
+    assert call(config.output, "--sample", "0")[0] == 1
     finish(config)
-    assert call()[0] == 0
+    assert call(config.output)[0] == 0
+
+
+def test_what_is_damaged_on_s3_is_repaired_and_nothing_else_is_touched(
+    finished: RunConfig, s3_url: str
+) -> None:
+    config = finished.model_copy(update={"output": s3_url})
+    finish(config)
+    storage = Storage(s3_url)
+    whole = {path: storage.read_bytes(path) for path in storage.list("data")}
+    manifests = [layout.shard_manifest_path(index) for index in range(3)]
+    before = [storage.read_bytes(path) for path in manifests]
+    flip(first_picture)(storage)
+    gone(other_picture)(storage)
+    cut("stages/generate/00001.parquet")(storage)
+    storage.write_bytes("data/images/00000/stray.png", b"x")
+
+    code, said = call(s3_url, "--sample", "0", "--repair")
+    assert code == 1 and "2 damaged" in said and "1 missing" in said and "1 orphan" in said, said
+    assert "2 shards reopened: run again" in said
+    assert [storage.exists(path) for path in manifests] == [False, False, True]
+
+    finish(config)
+    assert {path: storage.read_bytes(path) for path in storage.list("data")} == whole
+    assert storage.read_bytes(manifests[2]) == before[2]
+    assert call(s3_url)[0] == 0

@@ -42,8 +42,9 @@ def draw_picture(folder: Path) -> None:
 
 
 def test_only_what_was_rejected_is_drawn_and_the_rest_is_as_if_nothing_had_failed(
-    config: RunConfig, tmp_path: Path
+    config: RunConfig, tmp_path: Path, output_url: str
 ) -> None:
+    config = config.model_copy(update={"output": output_url})
     before = finish(config).totals
     assert before.rejected["bad_image_prompt"] == 1 and before.images == 4
     draw_picture(tmp_path)
@@ -62,8 +63,10 @@ def test_only_what_was_rejected_is_drawn_and_the_rest_is_as_if_nothing_had_faile
 
     fresh = config.model_copy(update={"output": str(tmp_path / "fresh")})
     finish(fresh)
-    parts = ("data", "rejects")
-    assert contents(tmp_path / "out", *parts) == contents(tmp_path / "fresh", *parts)
+    there = Storage(output_url)
+    paths = [*there.list("data"), *there.list("rejects")]
+    retried = {path: there.read_bytes(path) for path in paths}
+    assert retried == contents(tmp_path / "fresh", "data", "rejects")
 
 
 def test_what_fails_again_is_rejected_again(config: RunConfig) -> None:
