@@ -180,6 +180,12 @@ def _response(error: BaseException) -> dict[str, Any] | None:
     return None
 
 
+def _is_web_page(error: BaseException) -> bool:
+    """Whether the answer was HTML, which no S3 server speaks: errors are XML there."""
+    headers = (_response(error) or {}).get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return str(headers.get("content-type", "")).startswith("text/html")
+
+
 def _is_botocore(error: BaseException) -> bool:
     return type(error).__module__.startswith(("botocore", "aiobotocore"))
 
@@ -189,6 +195,8 @@ def _s3_reason(error: BaseException, code: str | None, url: str) -> str:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     server = f"the S3 server at {public_url(endpoint)}" if endpoint else "Amazon S3"
     kind = type(error).__name__
+    if _is_web_page(error):
+        return f"{server} answered with a web page; is it an S3 server? Check AWS_ENDPOINT_URL"
     if code == "NoSuchBucket":
         return f"there is no bucket {bucket!r} on {server}; create it or correct the URL"
     if code in ("NoSuchKey", "404"):

@@ -7,7 +7,9 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -237,6 +239,44 @@ def test_a_wrong_endpoint(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     assert "AWS_ENDPOINT_URL is not a URL" in refusal(s3_url)
+
+
+class _WebSite(BaseHTTPRequestHandler):
+    """Answers every request with a page, as a web server, a login page or a proxy does."""
+
+    protocol_version = "HTTP/1.1"
+    status = 200
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        page = b"<!doctype html><html><body><h1>Welcome</h1></body></html>"
+        self.send_response(self.status)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    do_GET = do_PUT = do_POST = answer
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 404, 405, 502])
+def test_an_endpoint_that_is_a_web_site(
+    s3_url: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_WebSite, "status", status)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _WebSite) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        assert refusal(s3_url) == (
+            f"Cannot write to {s3_url}: the S3 server at {endpoint} answered with a web page; is "
+            "it an S3 server? Check AWS_ENDPOINT_URL."
+        )
+        server.shutdown()
 
 
 # --- secrets -------------------------------------------------------------------------------------
