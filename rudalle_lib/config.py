@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from rudalle_lib import registry
 from rudalle_lib.config_cutout import CutoutConfig
 from rudalle_lib.config_errors import error_from_validation
+from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.config_runtime import RuntimeConfig
 from rudalle_lib.config_sections import NOT_IDENTITY, Cpus, Gpus, Positive, Section, Url
 from rudalle_lib.config_text import apply_overrides, parse_yaml
@@ -278,31 +279,6 @@ class UpscaleConfig(Section):
     )
     cpus: Cpus = 1.0
     gpus: Gpus = None
-
-
-class PublishConfig(Section):
-    """The form of the dataset that is written."""
-
-    format: Literal["files"] = Field(default="files", description="Layout of the dataset.")
-    image_format: Literal["png", "webp", "jpeg"] = Field(
-        default="png", description="Image file format."
-    )
-    quality: int = Field(default=95, ge=1, le=100, description="Quality of webp and jpeg files.")
-    gallery: bool = Field(
-        default=True, description="Write a gallery page.", json_schema_extra=NOT_IDENTITY
-    )
-    contact_sheet: int = Field(
-        default=64,
-        ge=0,
-        le=1000,
-        description="Images on the contact sheet; 0 writes none.",
-        json_schema_extra=NOT_IDENTITY,
-    )
-    metrics: bool = Field(
-        default=False,
-        description="Write the run's figures as metrics.prom, in Prometheus' text format.",
-        json_schema_extra=NOT_IDENTITY,
-    )
 
 
 class RunConfig(Section):

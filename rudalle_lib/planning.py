@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rudalle_lib import layout
+from rudalle_lib.blocked_words import refusal
 from rudalle_lib.config import RunConfig
 from rudalle_lib.digests import digest_of_bytes
 from rudalle_lib.errors import ShardError, StorageError
@@ -93,9 +94,10 @@ def plan_run(
     with _ShardWriter(storage, shards, source.shard_size, write) as writer:
         for block in read_prompt_blocks(source.uri, source.columns, source.limit):
             prompts, duplicates = known.sift(block, table)
+            prompts, unsafe = _keep_out(prompts, config.publish.blocked_words)
             writer.add(prompts)
             images += _count_images(prompts, config.generate.images)
-            refused = [*block.rejects, *duplicates]
+            refused = [*block.rejects, *duplicates, *unsafe]
             reasons.update(record.reason for record in refused)
             rejects.append(to_table(refused, RejectRecord))
             rows += len(block.numbers) + len(block.rejects)
@@ -238,6 +240,20 @@ def _ids_and_contents(table: pa.Table) -> Iterator[tuple[str, str]]:
     ids = table.column("prompt_id").to_pylist()
     contents = table.column("content").to_pylist()
     return zip(ids, contents, strict=True)
+
+
+def _keep_out(prompts: pa.Table, blocked: tuple[str, ...]) -> tuple[pa.Table, list[RejectRecord]]:
+    """Prompts that hold no blocked word, and a reject for each that does."""
+    if not blocked:
+        return prompts, []
+    rows = prompts.select(["prompt_id", "text"]).to_pylist()
+    found = [refusal(blocked, row["text"]) for row in rows]
+    rejects = [
+        reject(*why, stage=STAGE, **row)
+        for row, why in zip(rows, found, strict=True)
+        if why is not None
+    ]
+    return prompts.filter(pa.array([why is None for why in found], pa.bool_())), rejects
 
 
 def _duplicate(block: PromptBlock, position: int, table: str, other: str | None) -> RejectRecord:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from rudalle_lib.config import PublishConfig, ScoreConfig
+from rudalle_lib.blocked_words import refusal
+from rudalle_lib.config import ScoreConfig
+from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.images import decode_image, encode_image
 from rudalle_lib.manifest import write_shard_manifest
 from rudalle_lib.planning import read_extras
@@ -77,7 +79,7 @@ def publish_shard(
     """
     started = time.perf_counter()
     shard = read_shard_results(storage, spec.index, artifacts)
-    kept, rejects = judge(shard, selection)
+    kept, rejects = judge(shard, selection, section.blocked_words)
     may_write()
     images = ((_record(shard, row, models), _file(shard, row, section)) for row in kept)
     extras = read_extras(storage, spec)
@@ -129,12 +131,14 @@ def read_shard_results(
     )
 
 
-def judge(shard: Shard, selection: ScoreConfig) -> tuple[list[TokensRecord], list[RejectRecord]]:
+def judge(
+    shard: Shard, selection: ScoreConfig, blocked_words: tuple[str, ...] = ()
+) -> tuple[list[TokensRecord], list[RejectRecord]]:
     """The images that are kept, in order, and a reject for every other image or prompt."""
     kept: list[TokensRecord] = []
     rejects = list(_prompt_rejects(shard))
     for row in shard.tokens:
-        rejected = _image_reject(shard, row, selection)
+        rejected = _image_reject(shard, row, selection, blocked_words)
         if rejected is None:
             kept.append(row)
         else:
@@ -142,9 +146,14 @@ def judge(shard: Shard, selection: ScoreConfig) -> tuple[list[TokensRecord], lis
     return kept, rejects
 
 
-def _image_reject(shard: Shard, row: TokensRecord, selection: ScoreConfig) -> RejectRecord | None:
-    text, scored = shard.translations[row.prompt_id].text, shard.scores.get(row.image_id)
-    make = partial(reject, prompt_id=row.prompt_id, image_id=row.image_id, text=text)
+def _image_reject(
+    shard: Shard, row: TokensRecord, selection: ScoreConfig, blocked_words: tuple[str, ...]
+) -> RejectRecord | None:
+    prompt, scored = shard.translations[row.prompt_id], shard.scores.get(row.image_id)
+    make = partial(reject, prompt_id=row.prompt_id, image_id=row.image_id, text=prompt.text)
+    unsafe = refusal(blocked_words, prompt.text, prompt.text_ru)
+    if unsafe is not None:
+        return make(*unsafe, stage="publish")
     if scored is None:
         return make("decode_error", "the VQ-GAN gave pixels that are no numbers", stage="decode")
     why = why_rejected(scored, selection)

@@ -38,6 +38,7 @@ Reason = Literal[
     "below_threshold",
     "not_in_best_k",
     "decode_error",
+    "unsafe",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 

@@ -11,7 +11,8 @@ import hashlib
 from collections.abc import Sequence
 
 from rudalle_lib import layout, registry
-from rudalle_lib.config import PublishConfig, RunConfig
+from rudalle_lib.config import RunConfig
+from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.devices import resolve_devices
 from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import StorageError

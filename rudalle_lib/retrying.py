@@ -34,6 +34,12 @@ OF_THE_TABLE = ("empty_prompt", "bad_type", "bad_prompt_id", "duplicate")
 OF_CHOICE = ("below_threshold", "not_in_best_k")
 """Reasons of images that were made, scored and not chosen: drawn again they are the same."""
 
+UNSAFE = "unsafe"
+"""The reason of prompts that hold a blocked word: only the list of these can change that."""
+
+HOPELESS = (*OF_THE_TABLE, *OF_CHOICE, UNSAFE)
+"""Reasons for which trying again changes nothing."""
+
 REMAKES = ("translate", "generate")
 """Stages that can work on some prompts of a shard alone."""
 
@@ -91,8 +97,13 @@ def check_reason(reason: str) -> None:
             f"Images rejected as {reason} were drawn and scored, and would be the same again: "
             "change score.min_score or score.keep_best and run again; nothing is drawn anew."
         )
+    if reason == UNSAFE:
+        raise ConfigError(
+            f"Prompts rejected as {reason} hold a blocked word, and would again: change "
+            "publish.blocked_words and run again; what was drawn is not drawn anew."
+        )
     if reason not in REASONS:
-        known = (code for code in REASONS if code not in (*OF_THE_TABLE, *OF_CHOICE))
+        known = (code for code in REASONS if code not in HOPELESS)
         raise ConfigError(f"There is no reason {reason!r}: expected one of {', '.join(known)}.")
 
 

@@ -6,7 +6,8 @@ from functools import partial
 
 from prefect import task
 
-from rudalle_lib.config import PublishConfig, ScoreConfig
+from rudalle_lib.config import ScoreConfig
+from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.lease import check
 from rudalle_lib.publishing import publish_shard
 from rudalle_lib.records import ShardManifest, StageArtifact

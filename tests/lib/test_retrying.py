@@ -12,7 +12,7 @@ from rudalle_lib.errors import ConfigError, LeaseError
 from rudalle_lib.images import encode_image
 from rudalle_lib.lease import hold
 from rudalle_lib.records import REASONS
-from rudalle_lib.retrying import OF_CHOICE, OF_THE_TABLE, check_reason, reopen_rejected
+from rudalle_lib.retrying import HOPELESS, OF_CHOICE, OF_THE_TABLE, check_reason, reopen_rejected
 from rudalle_lib.storage import Storage
 from tasks.progress import Event, Step, listener
 from tests.finished_run import finish, tiny_config
@@ -112,11 +112,12 @@ def test_a_run_that_is_under_way_is_left_alone(config: RunConfig) -> None:
     [
         *((reason, "correct the prompt table and run again") for reason in OF_THE_TABLE),
         *((reason, "change score.min_score or score.keep_best") for reason in OF_CHOICE),
+        ("unsafe", "change publish.blocked_words and run again"),
         ("nonsense", "There is no reason 'nonsense': expected one of bad_override"),
     ],
 )
 def test_reasons_that_no_retry_helps_are_explained(reason: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check_reason(reason)
-    for other in set(REASONS) - {*OF_THE_TABLE, *OF_CHOICE}:
+    for other in set(REASONS) - set(HOPELESS):
         check_reason(other)
