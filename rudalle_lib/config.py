@@ -245,6 +245,18 @@ class ScoreConfig(Section):
         description="Texts that the prompt is weighed against: with any, images also get the "
         "probability of their prompt among these.",
     )
+    unsafe_texts: tuple[str, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Texts about what no image may show, in Russian.",
+    )
+    max_unsafe: float | None = Field(
+        default=None,
+        ge=-1,
+        le=1,
+        description="Reject images whose cosine score with one of unsafe_texts is higher; null "
+        "keeps all.",
+    )
     cpus: Cpus = 1.0
     gpus: Gpus = None
 
@@ -255,6 +267,12 @@ class ScoreConfig(Section):
             if template.count("{}") != 1:
                 raise ValueError(f"a template holds {{}} exactly once, found {template!r}")
         return templates
+
+    @model_validator(mode="after")
+    def _something_to_compare_with(self) -> Self:
+        if self.max_unsafe is not None and not self.unsafe_texts:
+            raise ValueError("max_unsafe needs unsafe_texts, about what no image may show")
+        return self
 
 
 class UpscaleConfig(Section):

@@ -45,7 +45,7 @@ REASONS = {
         "Not among the best of its prompt",
         "Other pictures of the same prompt scored higher.",
     ),
-    "unsafe": ("Unsafe", "The prompt holds a word that the run keeps out."),
+    "unsafe": ("Unsafe", "The prompt or the picture is of what the run keeps out."),
     "decode_error": ("Not decoded", "The picture could not be made or read."),
 }
 """Reason code -> what people read: a label, and one sentence about it."""

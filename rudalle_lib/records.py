@@ -206,6 +206,7 @@ class ScoreRecord:
     probability: Annotated[
         float | None, pa.float32(), "Probability of the prompt among score.negative_texts"
     ] = None
+    unsafe: Annotated[float | None, pa.float32(), "Best cosine with score.unsafe_texts"] = None
 
 
 # --- the dataset -------------------------------------------------------------------------------
@@ -295,9 +296,7 @@ class ShardManifest:
 
 @dataclass(frozen=True, slots=True)
 class RunTotals:
-    """Sums over the finished shards; `rejected` counts by reason, `seconds` (of work) and `waiting`
-    (for a device, in seconds) by stage.
-    """
+    """Sums over finished shards: `rejected` by reason, `seconds` of work and `waiting` by stage."""
 
     shards: int = 0
     prompts: int = 0

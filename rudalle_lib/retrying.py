@@ -35,7 +35,7 @@ OF_CHOICE = ("below_threshold", "not_in_best_k")
 """Reasons of images that were made, scored and not chosen: drawn again they are the same."""
 
 UNSAFE = "unsafe"
-"""The reason of prompts that hold a blocked word: only the list of these can change that."""
+"""The reason of what the settings keep out: only changed settings can change that."""
 
 HOPELESS = (*OF_THE_TABLE, *OF_CHOICE, UNSAFE)
 """Reasons for which trying again changes nothing."""
@@ -99,8 +99,8 @@ def check_reason(reason: str) -> None:
         )
     if reason == UNSAFE:
         raise ConfigError(
-            f"Prompts rejected as {reason} hold a blocked word, and would again: change "
-            "publish.blocked_words and run again; what was drawn is not drawn anew."
+            f"What was rejected as {reason} would be so again: change publish.blocked_words or "
+            "score.max_unsafe and run again; what was drawn is not drawn anew."
         )
     if reason not in REASONS:
         known = (code for code in REASONS if code not in HOPELESS)

@@ -31,15 +31,18 @@ def rank(prompt_ids: Sequence[str], scores: Sequence[float]) -> list[int]:
 
 
 def is_kept(scored: ScoreRecord, selection: ScoreConfig) -> bool:
-    """Whether an image is published, by `selection.min_score` and `selection.keep_best`."""
+    """Whether an image is published, by `min_score`, `max_unsafe` and `keep_best`."""
     return why_rejected(scored, selection) is None
 
 
 def why_rejected(scored: ScoreRecord, selection: ScoreConfig) -> tuple[Reason, str] | None:
     """Reason code and the same for people; None if the image is kept."""
-    least, best = selection.min_score, selection.keep_best
+    least, best, most = selection.min_score, selection.keep_best, selection.max_unsafe
     if not math.isfinite(scored.score):
         return "below_threshold", "the score is not a number"
+    if most is not None and scored.unsafe is not None and scored.unsafe > most:
+        detail = f"{scored.unsafe:.3f} alike one of score.unsafe_texts, at most {most:.3f} is kept"
+        return "unsafe", detail
     if least is not None and scored.score < least:
         return "below_threshold", f"score {scored.score:.3f}, at least {least:.3f} is asked for"
     if best is not None and scored.rank > best:

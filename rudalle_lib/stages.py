@@ -68,7 +68,7 @@ an enlarged picture depends on the drawn one alone; a stage that is off passes o
 IMAGE_PROMPTS = ("image_encoder", "crop_image_prompts")
 """Settings of `GenerateConfig` that matter only to shards with image prompts."""
 
-SELECTION = ("min_score", "keep_best")
+SELECTION = ("min_score", "keep_best", "max_unsafe")
 """Settings of `ScoreConfig` that choose among scores and make none."""
 
 

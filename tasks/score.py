@@ -54,10 +54,10 @@ def score(
         loaded = scorer(section.model, job.weights, slot.device)
         model = Scorer(loaded.model, loaded.tokenizer, section.templates, section.batch_size)
         scores = _scores(model, drawn, texts, section, job.shard.index)
-    ranks = rank([row.prompt_id for row in drawn], [cosine for cosine, _ in scores])
+    ranks = rank([row.prompt_id for row in drawn], [cosine for cosine, _, _ in scores])
     records = [
-        ScoreRecord(row.image_id, row.prompt_id, cosine, place, probability)
-        for row, (cosine, probability), place in zip(drawn, scores, ranks, strict=True)
+        ScoreRecord(row.image_id, row.prompt_id, cosine, place, probability, unsafe)
+        for row, (cosine, probability, unsafe), place in zip(drawn, scores, ranks, strict=True)
     ]
     table = to_table(records, ScoreRecord)
     return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds, slot.use)
@@ -69,13 +69,17 @@ def _scores(
     texts: dict[str, str],
     section: ScoreConfig,
     shard_index: int,
-) -> list[tuple[float, float | None]]:
-    """Cosine and probability of each picture's prompt; pictures are unpacked a batch at a time."""
+) -> list[tuple[float, float | None, float | None]]:
+    """Cosine and probability of each picture's prompt, and its best cosine with an unsafe text.
+
+    Pictures are unpacked a batch at a time.
+    """
     report = reporter(STAGE, shard_index)
     features = model.text_features([texts[row.prompt_id] for row in rows])  # [N, E]
     others = model.text_features(section.negative_texts) if section.negative_texts else None
+    unsafe = model.text_features(section.unsafe_texts) if section.unsafe_texts else None
     scale = float(model.model.logit_scale.exp())
-    scored: dict[int, tuple[float, float | None]] = {}
+    scored: dict[int, tuple[float, float | None, float | None]] = {}
     batches = alike([(row.width, row.height) for row in rows], section.batch_size)
     work = partial(_image_features, model, rows)
     for batch, drawn in in_fitting_batches(batches, work, "scoring a single picture"):
@@ -83,7 +87,10 @@ def _scores(
         chances: Sequence[float | None] = [None] * len(batch)
         if others is not None:
             chances = probabilities(drawn, features[list(batch)], others, scale).tolist()
-        scored |= zip(batch, zip(cosines.tolist(), chances, strict=True), strict=True)
+        dangers: Sequence[float | None] = [None] * len(batch)
+        if unsafe is not None:
+            dangers = (drawn @ unsafe.T).amax(dim=1).tolist()
+        scored |= zip(batch, zip(cosines.tolist(), chances, dangers, strict=True), strict=True)
         report(len(scored), len(rows))
     return [scored[index] for index in range(len(rows))]
 

@@ -112,7 +112,7 @@ def test_a_run_that_is_under_way_is_left_alone(config: RunConfig) -> None:
     [
         *((reason, "correct the prompt table and run again") for reason in OF_THE_TABLE),
         *((reason, "change score.min_score or score.keep_best") for reason in OF_CHOICE),
-        ("unsafe", "change publish.blocked_words and run again"),
+        ("unsafe", "change publish.blocked_words or score.max_unsafe and run"),
         ("nonsense", "There is no reason 'nonsense': expected one of bad_override"),
     ],
 )

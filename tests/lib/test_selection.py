@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rudalle_lib.config import ScoreConfig
+from rudalle_lib.config import RunConfig, ScoreConfig
+from rudalle_lib.errors import ConfigError
 from rudalle_lib.records import ScoreRecord
 from rudalle_lib.selection import is_kept, rank, why_rejected
 
@@ -51,6 +53,20 @@ def test_an_image_is_kept_or_has_its_reason(score: float, place: int, reason: st
     found = why_rejected(scored(score, place), selection)
     assert (found[0] if found else None) == reason
     assert is_kept(scored(score, place), selection) == (reason is None)
+
+
+def test_an_unsafe_image_is_never_kept_however_good() -> None:
+    selection = ScoreConfig(keep_best=2, unsafe_texts=("кровь",), max_unsafe=0.25)
+    image = replace(scored(0.9), unsafe=0.26)
+    expected = ("unsafe", "0.260 alike one of score.unsafe_texts, at most 0.250 is kept")
+    assert why_rejected(image, selection) == expected
+    assert is_kept(replace(image, unsafe=0.25), selection)
+    assert is_kept(image, ScoreConfig(unsafe_texts=("кровь",)))
+
+
+def test_what_is_unsafe_must_be_said() -> None:
+    with pytest.raises(ConfigError, match="max_unsafe needs unsafe_texts"):
+        RunConfig.parse("score: {max_unsafe: 0.2}")
 
 
 def test_without_limits_everything_is_kept() -> None:

@@ -205,6 +205,21 @@ def test_a_vqgan_of_another_decoder_is_named(
 # --- score, upscale ----------------------------------------------------------------------------
 
 
+def test_pictures_are_compared_with_every_unsafe_text(stages: Stages) -> None:
+    texts = ("чёрный квадрат", "красный круг")
+    section = stages.config.score.model_copy(update={"unsafe_texts": texts})
+    made = call(score, section, stages.job, stages.translated(), stages.decoded(), "unsafe")
+    found = rows(stages.job, made, ScoreRecord)
+    own = {"black": texts[0], "red": texts[1]}
+    assert {row.prompt_id for row in found} >= own.keys()
+    # The text of a picture's own prompt is among them, so none is less like than that.
+    assert all(row.unsafe is not None and row.unsafe >= row.score - 1e-6 for row in found
+               if row.prompt_id in own)  # fmt: skip
+    plain = rows(stages.job, stages.scored(), ScoreRecord)
+    assert [row.unsafe for row in plain] == [None] * len(plain)
+    assert [row.score for row in plain] == [row.score for row in found]
+
+
 def test_scores_are_cosines_with_ranks_inside_each_prompt(stages: Stages) -> None:
     found = rows(stages.job, stages.scored(), ScoreRecord)
     assert all(-1 <= row.score <= 1 for row in found)
