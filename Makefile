@@ -71,6 +71,7 @@ bench: $(BENCH) $(PEERS) ## measure this machine, alone: the engine against its 
 	@$(BIN)/python -m tests.benchmarks.bench_planning
 	@$(BIN)/python -m tests.benchmarks.demo_stack
 	@$(BIN)/python -m tests.benchmarks.running
+	@$(BIN)/python -m tests.benchmarks.writing
 
 bench-quick: $(DEV) $(PEERS) ## the engine against its peers in 3 minutes: a third of the layers
 	@$(BIN)/python -m tests.benchmarks.engine --quick
@@ -110,7 +111,8 @@ $(BENCH): $(DEV)
 	@$(INSTALL) --no-build-isolation -e '.[bench]'
 	@touch $@
 
-# rudalle and ruclip name versions of torch and others that are long gone, so they come without.
+# rudalle and ruclip name versions of torch and others that are long gone, so they come without;
+# of img2dataset only the writer is measured.
 $(PEERS): tests/benchmarks/peers.txt constraints.txt | $(BIN)/python
 	@echo "Installing the peers into .peers (once, a few minutes) ..."
 	@$(PYTHON) -m venv .peers
@@ -118,5 +120,5 @@ $(PEERS): tests/benchmarks/peers.txt constraints.txt | $(BIN)/python
 	@.peers/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt --no-build-isolation youtokentome
 	@.peers/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -r tests/benchmarks/peers.txt
 	@.peers/bin/python -m pip --disable-pip-version-check install -q --no-deps \
-	  rudalle==1.1.3 ruclip==0.0.2 taming-transformers==0.0.1
+	  rudalle==1.1.3 ruclip==0.0.2 taming-transformers==0.0.1 img2dataset==1.47.0
 	@touch $@

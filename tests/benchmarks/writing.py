@@ -1,0 +1,149 @@
+"""How fast the dataset is written to local files, against img2dataset's writer, in turns.
+
+    python -m tests.benchmarks.writing [--images 2000] [--rounds 5]
+
+The same encoded pictures, from memory, a thousand a shard, with the same captions. Ours writes a
+file an image, and a table a shard with all metadata and each file's SHA-256; theirs three files an
+image (picture, caption, metadata) and a table a shard. Bar: at least as many images a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = ROOT / ".peers/bin/python"
+SIDE, SHARD = 128, 1000
+CAPTION = "красный круг на белом фоне"
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """Noise, so that no picture is smaller than another."""
+    import torch
+
+    from rudalle_lib.images import encode_image
+
+    for number in range(count):
+        picture = torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8)
+        (folder / f"{number:06d}.png").write_bytes(encode_image(picture))
+
+
+def read_pictures(folder: Path) -> list[bytes]:
+    """All of them, in memory."""
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+def write_ours(pictures: list[bytes], output: Path) -> None:
+    """As `publish` does."""
+    from rudalle_lib.records import ImageRecord
+    from rudalle_lib.shards import write_files
+    from rudalle_lib.storage import Storage
+
+    def record(number: int) -> ImageRecord:
+        return ImageRecord(
+            image_id=f"{number:016x}-000", prompt_id=f"{number:016x}", replica=0,
+            shard=number // SHARD, text=CAPTION, text_ru=CAPTION, lang="ru", seed=number, score=0.5,
+            rank=1, logprob=-1.0, ppl=2.7, width=SIDE, height=SIDE, temperature=1.0, top_k=2048,
+            top_p=0.995, truncated=False, translator=None, decoder="demo-dalle",
+            vqgan="demo-vqgan", scorer="demo-ruclip", upscaler=None,
+        )  # fmt: skip
+
+    storage = Storage(str(output))
+    for start in range(0, len(pictures), SHARD):
+        some = enumerate(pictures[start : start + SHARD], start)
+        write_files(storage, start // SHARD, ((record(n), png) for n, png in some), "png")
+
+
+def write_theirs(pictures: list[bytes], output: Path) -> None:
+    """As img2dataset does; its writer alone, because its package wants a downloader's libraries."""
+    import pyarrow as pa
+
+    found = importlib.util.find_spec("img2dataset")
+    assert found is not None and found.submodule_search_locations
+    file = Path(found.submodule_search_locations[0], "writer.py")
+    spec = importlib.util.spec_from_file_location("img2dataset_writer", file)
+    assert spec is not None and spec.loader is not None
+    writers: Any = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writers)
+
+    schema = pa.schema(
+        [("key", pa.string()), ("caption", pa.string()), ("width", pa.int32())]
+        + [("height", pa.int32()), ("sha256", pa.string())]
+    )
+    output.mkdir()
+    for start in range(0, len(pictures), SHARD):
+        writer = writers.FilesSampleWriter(start // SHARD, str(output), True, 5, schema, "png")
+        for number, png in enumerate(pictures[start : start + SHARD], start):
+            key = f"{number:09d}"
+            meta = {"key": key, "caption": CAPTION, "width": SIDE, "height": SIDE, "sha256": key}
+            writer.write(png, key, CAPTION, meta)
+        writer.close()
+
+
+def images_a_second(which: str, pictures: Path, output: Path) -> float:
+    """In this process, once to warm up and once to be measured."""
+    write = write_ours if which == "ours" else write_theirs
+    images = read_pictures(pictures)
+    write(images[:10], output / "warm")
+    started = time.perf_counter()
+    write(images, output / "measured")
+    return len(images) / (time.perf_counter() - started)
+
+
+def in_turns(images: int, rounds: int) -> dict[str, list[float]]:
+    """Images a second of both, a process each time."""
+    speeds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    with tempfile.TemporaryDirectory() as folder:
+        pictures = Path(folder, "pictures")
+        pictures.mkdir()
+        make_pictures(pictures, images)
+        for turn in range(rounds):
+            for which, python in (("ours", sys.executable), ("theirs", str(PEERS))):
+                output = Path(folder, f"{which}-{turn}")
+                output.mkdir()
+                words = ["-m", "tests.benchmarks.writing", "--here", which]
+                command = [python, *words, "--pictures", str(pictures), "--output", str(output)]
+                said = subprocess.run(
+                    command, cwd=ROOT, stdout=subprocess.PIPE, check=True,
+                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                ).stdout  # fmt: skip
+                speeds[which].append(float(json.loads(said)))
+    return speeds
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--here", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--pictures", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.here:
+        print(json.dumps(images_a_second(arguments.here, arguments.pictures, arguments.output)))
+        return
+    if not PEERS.exists():
+        sys.exit("img2dataset is not installed; run `make peers` first.")
+    from tests.benchmarks.demo_stack import row
+
+    speeds = in_turns(arguments.images, arguments.rounds)
+    ours, theirs = (statistics.median(speeds[which]) for which in ("ours", "theirs"))
+    ratio = statistics.median(o / t for o, t in zip(speeds["ours"], speeds["theirs"], strict=True))
+    row(f"{arguments.images:,} images written to files", f"{ours:,.0f} a second")
+    row("  by img2dataset's writer", f"{theirs:,.0f} a second")
+    row("  ours against it (bar: 1)", f"{ratio:.2f}x")
+
+
+if __name__ == "__main__":
+    main()
