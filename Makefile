@@ -17,7 +17,7 @@ PEERS   := .peers/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev chromium demo demo-s3 app ui screenshots test chaos lint format bench bench-quick peers train-demo clean
+.PHONY: help install install-dev chromium postgresql demo demo-s3 app ui screenshots test test-scale chaos lint format bench bench-quick peers train-demo clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,18 @@ chromium: ## the browser that the tests of pages need, from the system's package
 	      apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	  else \
 	    echo "The tests of pages need Chromium; install it, as with: sudo apt-get install chromium" >&2; exit 1; \
+	  fi
+
+test-scale: $(DEV) postgresql ## the slow tests of scale: tasks on Ray, Prefect on PostgreSQL
+	@$(BIN)/python -m pytest -q -m slow tests/flows/test_ray.py tests/flows/test_postgresql.py
+
+postgresql: ## the database server that test-scale starts, from the system's packages
+	@command -v pg_ctl >/dev/null || ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1 \
+	  || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing PostgreSQL ..." && apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq --no-install-recommends postgresql >/dev/null; \
+	  else \
+	    echo "test-scale needs PostgreSQL; install it, as with: sudo apt-get install postgresql" >&2; exit 1; \
 	  fi
 
 lint: $(DEV) ## ruff and mypy

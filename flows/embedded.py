@@ -20,6 +20,13 @@ DEFAULTS = {
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     # About 10 s on an idle machine; a busy one takes far longer.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    # A server that writes task runs down one by one and events by twenty falls behind thousands of
+    # them, and drops what tells of them once 10,000 messages wait.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "500",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "500",
+    # A server whose database is slow for a moment answers with 500; that is tried again too.
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     # Logs go to the server; the terminal belongs to the progress and to errors of ours.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
 }

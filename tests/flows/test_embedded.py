@@ -29,6 +29,20 @@ def test_without_an_address_the_server_is_embedded_and_telemetry_is_off() -> Non
     assert environment["DO_NOT_TRACK"] == "1"
 
 
+def test_prefect_knows_the_settings_that_keep_every_task_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from prefect.settings import Settings
+
+    for name, value in DEFAULTS.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    recorder = settings.server.services.task_run_recorder
+    assert (recorder.batch_size, recorder.flush_interval) == (500, 1.0)
+    assert settings.server.services.event_persister.batch_size == 500
+    assert settings.client.retry_extra_codes == {500}
+
+
 def test_what_the_user_has_set_stays() -> None:
     own = dict.fromkeys(DEFAULTS, "mine")
     set_up_prefect(own)
