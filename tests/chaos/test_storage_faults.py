@@ -39,7 +39,10 @@ def test_a_fault_that_passes_is_never_seen(
     assert storage.read_bytes("a.bin") == b"after" * 1000
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = {"stall": [pytest.mark.slow]}  # every attempt waits for its time-out
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=SLOW.get(k, [])) for k in KINDS])
 def test_a_fault_that_stays_is_a_sentence_and_may_be_tried_again(
     storage: Storage, proxy: FaultProxy, kind: Kind
 ) -> None:
