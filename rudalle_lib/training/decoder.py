@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rudalle_lib.demo.captions import caption_variant, partial_caption, russian_caption
 from rudalle_lib.demo.scenes import Scene, place, random_scene
@@ -27,10 +27,10 @@ from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.tokenizer import Tokenizer
 from rudalle_lib.training.muon import Muon
 from rudalle_lib.training.run import (
-    Stateful,
     TrainingRun,
     WeightAverage,
     cosine,
+    descend,
     export,
     set_learning_rate,
 )
@@ -114,33 +114,23 @@ def train(
     torch.manual_seed(seed)
     model = Dalle(make_config(tokenizer.vocab_size))
     model.init_weights(embedding_std=0.5, position_std=0.3, branch_gain=0.3)
-    optimizers = make_optimizers(model)
+    muon, adam = make_optimizers(model)
     average = WeightAverage(model, 0.998)
-    parts: dict[str, Stateful] = {
-        "model": model,
-        "muon": optimizers[0],
-        "adam": optimizers[1],
-        "average": average,
-    }
-    run = TrainingRun(work)
-    first = run.resume(parts)
+    run = TrainingRun(work, model=model, muon=muon, adam=adam, average=average)
+    first = run.resume()
     loss_of = torch.compile(model.loss) if compile else model.loss
     for step, (text, image) in enumerate(batches(tokenizer, seed, first, steps), first):
-        for optimizer, rate in zip(optimizers, (MUON_RATE, RATE), strict=True):
-            set_learning_rate(optimizer, rate * cosine(step, steps, WARMUP))
+        set_learning_rate(muon, MUON_RATE * cosine(step, steps, WARMUP))
+        set_learning_rate(adam, RATE * cosine(step, steps, WARMUP))
         with torch.autocast("cpu", torch.bfloat16):
             loss = loss_of(text, image)
-        model.zero_grad(set_to_none=True)
-        loss.total.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        descend(loss.total, model.parameters(), muon, adam)
         average.update(model, step)
         if step % 50 == 0:
             run.log(step=step, text=loss.text.item(), image=loss.image.item())
         if step % CHECK_EVERY == CHECK_EVERY - 1:
             run.log(step=step, agreement=agreement(model, average, tokenizer, 96))
-        run.save(step + 1, parts, last=step + 1 == steps)
+        run.save(step + 1, last=step + 1 == steps)
     model.load_state_dict(average.averaged(model))
     return model.eval(), run.minutes
 

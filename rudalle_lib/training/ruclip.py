@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from rudalle_lib.demo.captions import russian_caption
@@ -36,10 +36,10 @@ from rudalle_lib.tokenizer import Tokenizer
 from rudalle_lib.training.decoder import caption_of, scene_of
 from rudalle_lib.training.muon import Muon
 from rudalle_lib.training.run import (
-    Stateful,
     TrainingRun,
     WeightAverage,
     cosine,
+    descend,
     export,
     set_learning_rate,
 )
@@ -229,22 +229,16 @@ def train(
     """Train or resume; returns the averaged network and the minutes it took."""
     torch.manual_seed(seed)
     model = RuClip(make_config(tokenizer.vocab_size))
-    optimizers = make_optimizers(model)
+    muon, adam = make_optimizers(model)
     average = WeightAverage(model, 0.99)
     mean = torch.tensor(model.config.mean).view(3, 1, 1)
     std = torch.tensor(model.config.std).view(3, 1, 1)
-    parts: dict[str, Stateful] = {
-        "model": model,
-        "muon": optimizers[0],
-        "adam": optimizers[1],
-        "average": average,
-    }
-    run = TrainingRun(work)
-    first = run.resume(parts)
+    run = TrainingRun(work, model=model, muon=muon, adam=adam, average=average)
+    first = run.resume()
     encode_image = torch.compile(model.encode_image) if compile else model.encode_image
     for step in range(first, steps):
-        for optimizer, rate in zip(optimizers, (MUON_RATE, RATE), strict=True):
-            set_learning_rate(optimizer, rate * cosine(step, steps, WARMUP))
+        set_learning_rate(muon, MUON_RATE * cosine(step, steps, WARMUP))
+        set_learning_rate(adam, RATE * cosine(step, steps, WARMUP))
         batch = ContrastiveBatch(data, tokenizer, seed, step)
         # Compiled plain attention is the faster one on CPUs: the fused one is slow backwards.
         plain = SDPBackend.MATH if compile else SDPBackend.FLASH_ATTENTION
@@ -255,17 +249,13 @@ def train(
         scale = model.logit_scale.exp()
         loss = contrastive_loss(text, image, scale, batch.same_caption)
         margin = malformed_loss(text, image, scale)
-        model.zero_grad(set_to_none=True)
-        (loss + margin).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        descend(loss + margin, model.parameters(), muon, adam)
         with torch.no_grad():
             model.logit_scale.clamp_(max=4.6052)
         average.update(model, step)
         if step % 50 == 0:
             run.log(step=step, contrastive=loss.item(), margin=margin.item(), scale=scale.item())
-        run.save(step + 1, parts, last=step + 1 == steps)
+        run.save(step + 1, last=step + 1 == steps)
     model.load_state_dict(average.averaged(model))
     return model.eval(), run.minutes
 

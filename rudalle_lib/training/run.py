@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+SAVE_SECONDS = 120
+
 
 class Stateful(Protocol):
     """What a checkpoint can hold: networks, optimizers, averages."""
@@ -24,15 +26,19 @@ class Stateful(Protocol):
 
 
 class TrainingRun:
-    """A working folder with `train.log` and one resumable checkpoint, `checkpoint.pt`."""
+    """A working folder with `train.log` and one resumable checkpoint, `checkpoint.pt`.
 
-    def __init__(self, folder: Path, save_seconds: float = 120) -> None:
+    Args:
+        folder: made where it does not exist.
+        parts: by name in the checkpoint, what a resumed training goes on with.
+    """
+
+    def __init__(self, folder: Path, **parts: Stateful) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        self.parts = parts
         self.checkpoint = folder / "checkpoint.pt"
         self.minutes_before = 0.0
         self._started = self._saved = time.monotonic()
-        self._save_seconds = save_seconds
         self._log = logging.getLogger(f"{__name__}.{folder.name}")
         self._log.setLevel(logging.INFO)
         if not self._log.handlers:
@@ -50,24 +56,24 @@ class TrainingRun:
         parts = [f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()]
         self._log.info("%5.1f min  %s", self.minutes, "  ".join(parts))
 
-    def resume(self, parts: Mapping[str, Stateful]) -> int:
+    def resume(self) -> int:
         """Bring all parts to the state of the last checkpoint; the step to go on with."""
         if not self.checkpoint.exists():
             return 0
         state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
-        for name, part in parts.items():
+        for name, part in self.parts.items():
             part.load_state_dict(state[name])
         self.minutes_before = state["minutes"]
         self.log(resumed_at=state["step"])
         return int(state["step"])
 
-    def save(self, step: int, parts: Mapping[str, Stateful], last: bool) -> None:
-        """Replace the checkpoint, after the last step or else every `save_seconds` at most."""
-        if not last and time.monotonic() - self._saved < self._save_seconds:
+    def save(self, step: int, last: bool) -> None:
+        """Replace the checkpoint, after the last step or else every `SAVE_SECONDS` at most."""
+        if not last and time.monotonic() - self._saved < SAVE_SECONDS:
             return
         self._saved = time.monotonic()
         fresh = self.checkpoint.with_suffix(".new")
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {name: part.state_dict() for name, part in self.parts.items()}
         torch.save({"step": step, "minutes": self.minutes, **state}, fresh)
         fresh.replace(self.checkpoint)
 
@@ -111,6 +117,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give every parameter group the same learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def descend(
+    loss: Tensor, parameters: Iterable[nn.Parameter], *optimizers: torch.optim.Optimizer
+) -> None:
+    """One step down a loss, the gradient of all `parameters` together no longer than 1."""
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def export(

@@ -26,10 +26,10 @@ from rudalle_lib.demo.scenes import place, random_scene
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.training.run import (
-    Stateful,
     TrainingRun,
     WeightAverage,
     cosine,
+    descend,
     export,
     set_learning_rate,
 )
@@ -92,9 +92,8 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, flo
     soft = soft_pairs(vqgan, POOL, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99))
     average = WeightAverage(model, 0.99)
-    run = TrainingRun(work)
-    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average}
-    first = run.resume(parts)
+    run = TrainingRun(work, model=model, optimizer=optimizer, average=average)
+    first = run.resume()
     for step in range(first, steps):
         set_learning_rate(optimizer, RATE * cosine(step, steps, 30))
         inputs, targets = make_batch(random.Random(f"{seed}/{step}"), soft)
@@ -102,15 +101,12 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, flo
             output = model(inputs)
         output = output.float()
         loss = F.l1_loss(output, targets) + 2 * F.mse_loss(output, targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        descend(loss, model.parameters(), optimizer)
         average.update(model, step)
         if step % 50 == 0:
             quality = psnr(output.detach() * 2 - 1, targets * 2 - 1).mean().item()
             run.log(step=step, loss=loss.item(), psnr=quality)
-        run.save(step + 1, parts, last=step + 1 == steps)
+        run.save(step + 1, last=step + 1 == steps)
     model.load_state_dict(average.averaged(model))
     return model.eval(), run.minutes
 

@@ -28,10 +28,10 @@ from torch import Tensor
 from rudalle_lib.demo.captions import english_caption, english_variant, ground_ru, russian_caption
 from rudalle_lib.demo.scenes import Scene, random_scene
 from rudalle_lib.training.run import (
-    Stateful,
     TrainingRun,
     WeightAverage,
     cosine,
+    descend,
     export,
     set_learning_rate,
 )
@@ -163,13 +163,12 @@ def train(options: Options, tokenizer: "MarianTokenizer") -> tuple["MarianMTMode
     """Train, or go on with a training; the averaged network and the minutes it took."""
     from transformers import MarianMTModel
 
-    run = TrainingRun(options.work)
     torch.manual_seed(options.seed)
     model = MarianMTModel(make_config(tokenizer)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
     average = WeightAverage(model, DECAY)
-    parts: dict[str, Stateful] = {"model": model, "optimizer": optimizer, "average": average}
-    first = run.resume(parts)
+    run = TrainingRun(options.work, model=model, optimizer=optimizer, average=average)
+    first = run.resume()
     for step in range(first, options.steps):
         late = run.minutes / options.minutes * options.steps if options.minutes else 0.0
         if late >= options.steps:
@@ -182,7 +181,7 @@ def train(options: Options, tokenizer: "MarianTokenizer") -> tuple["MarianMTMode
         average.update(model, step)
         if step % 50 == 0:
             run.log(step=step, loss=loss)
-        run.save(step + 1, parts, last=step + 1 == options.steps)
+        run.save(step + 1, last=step + 1 == options.steps)
     with torch.no_grad():  # not by state dict, where tied embeddings have four names
         for name, parameter in model.named_parameters():
             parameter.copy_(average.values[name])
@@ -197,10 +196,7 @@ def _step(
 ) -> float:
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         loss: Tensor = model(**batch).loss
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
+    descend(loss, model.parameters(), optimizer)
     return float(loss.detach())
 
 

@@ -31,10 +31,10 @@ from rudalle_lib.demo.drawing import draw_scene
 from rudalle_lib.demo.scenes import random_scene
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 from rudalle_lib.training.run import (
-    Stateful,
     TrainingRun,
     WeightAverage,
     cosine,
+    descend,
     export,
     set_learning_rate,
 )
@@ -189,29 +189,20 @@ def train(work: Path, plan: Sequence[Phase], seed: int) -> tuple[VqGan, EmaCodeb
     learnt = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learnt, lr=CROP_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
     average = WeightAverage(model, 0.995)
-    parts: dict[str, Stateful] = {
-        "model": model,
-        "book": book,
-        "optimizer": optimizer,
-        "average": average,
-    }
-    run = TrainingRun(work)
-    first = run.resume(parts)
+    run = TrainingRun(work, model=model, book=book, optimizer=optimizer, average=average)
+    first = run.resume()
     steps = [(phase, place) for phase in plan for place in range(phase.steps)]
     for step, (phase, place) in enumerate(steps[first:], first):
         set_learning_rate(optimizer, phase.learning_rate(place))
         book.price = phase.price * min(1.0, max(0.0, (step - PRICE_FROM) / PRICE_RAMP))
         images = phase.pictures(random.Random(seed * 1_000_003 + step))
         loss, output, commitment, used = _step(model, book, images, step, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(learnt, 1.0)
-        optimizer.step()
+        descend(loss, learnt, optimizer)
         average.update(model, step)
         if step % 50 == 0:
             quality = psnr(output.detach(), images).mean().item()
             run.log(step=step, loss=loss.item(), commitment=commitment, psnr=quality, codes=used)
-        run.save(step + 1, parts, last=step + 1 == len(steps))
+        run.save(step + 1, last=step + 1 == len(steps))
     model.load_state_dict(average.averaged(model))
     return model.eval(), book, run.minutes
 

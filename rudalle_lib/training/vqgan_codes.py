@@ -35,7 +35,6 @@ from rudalle_lib.demo.scenes import (
 )
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.training.run import (
-    Stateful,
     TrainingRun,
     WeightAverage,
     cosine,
@@ -150,9 +149,8 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> float:
     painter = nn.ModuleList([vqgan.quantize.embed, vqgan.post_quant_conv, vqgan.decoder])
     optimizer = torch.optim.AdamW(vqgan.parameters(), lr=RATE, betas=(0.9, 0.99))
     average = WeightAverage(vqgan, 0.99)
-    run = TrainingRun(work)
-    parts: dict[str, Stateful] = {"model": vqgan, "optimizer": optimizer, "average": average}
-    first = run.resume(parts)
+    run = TrainingRun(work, model=vqgan, optimizer=optimizer, average=average)
+    first = run.resume()
     if first == 0:
         start_codes(vqgan, random.Random(f"{seed}/start"))
     for step in range(first, steps):
@@ -170,7 +168,7 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> float:
         if step % 50 == 0:
             quality = psnr(output.detach(), images).mean().item()
             run.log(step=step, choice=choice.item(), picture=picture.item(), psnr=quality)
-        run.save(step + 1, parts, last=step + 1 == steps)
+        run.save(step + 1, last=step + 1 == steps)
     vqgan.load_state_dict(average.averaged(vqgan))
     return run.minutes
 
