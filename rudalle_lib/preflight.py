@@ -28,7 +28,7 @@ def check_inputs(config: RunConfig) -> None:
 
 
 def _check_languages(config: RunConfig, translator: ModelEntry) -> None:
-    source, target = translator.languages or ("", "")
+    source, target = translator.languages
     if target != DECODER_LANGUAGE:
         raise SettingsError(
             f"translate.model, {translator.name}, writes {target!r}, but the decoder reads "

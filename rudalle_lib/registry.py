@@ -48,7 +48,8 @@ class ModelEntry:
         licence: of the weights.
         sha256: hex digest by role, where it is known; files are verified against it.
         packaged: folder in `rudalle_lib/demo/weights`, or None.
-        languages: codes of the language that a translator reads and of the one it writes.
+        languages: codes of the language that a translator reads and of the one it writes; empty
+            for all others.
     """
 
     name: str
@@ -62,7 +63,7 @@ class ModelEntry:
     licence: str = CODE_ONLY
     sha256: Mapping[str, str] = field(default_factory=_frozen)
     packaged: str | None = None
-    languages: tuple[str, str] | None = None
+    languages: tuple[str, str] = ("", "")
 
     def repository_of(self, role: str) -> str | None:
         """The repository that holds the file of a role."""
@@ -112,7 +113,7 @@ def _packaged() -> Iterator[ModelEntry]:
     for name, kind, files, about in rows:
         yield ModelEntry(
             name, kind, about, _frozen(**files), licence="Apache-2.0", packaged=name,
-            languages=("en", "ru") if kind == "translator" else None,
+            languages=("en", "ru") if kind == "translator" else ("", ""),
         )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ from rudalle_lib.records import (
 )
 from rudalle_lib.stages import weight_digests
 from rudalle_lib.storage import Storage
-from rudalle_lib.translation import Translation, language_of
+from rudalle_lib.translation import Translation, in_russian, language_of
 from rudalle_lib.upscaling import upscale
 from rudalle_lib.weights import (
     load_decoder,
@@ -172,7 +172,7 @@ def draw(config: RunConfig, prompt: Prompt, replica: int) -> Tensor:
     section, devices = config.generate, tuple(resolve_devices(config.runtime.devices))
     devices = devices if config.runtime.split_decoder else devices[:1]
     candidate = _candidate(config, prompt, replica)
-    text = _in_russian(config, prompt)
+    text = _translate(config, prompt)
     dtype = resolve_dtype(config.runtime.dtype, devices[0])
     loaded = load_decoder(section.model, config.weights, devices, dtype)
     architecture = loaded.model.config
@@ -200,17 +200,16 @@ def _candidate(config: RunConfig, prompt: Prompt, replica: int) -> Candidate:
     return every[replica]
 
 
-def _in_russian(config: RunConfig, prompt: Prompt) -> str:
+def _translate(config: RunConfig, prompt: Prompt) -> str:
     section = config.translate
-    source, _ = registry.get(section.model, "translator").languages or ("", "")
+    source, _ = registry.get(section.model, "translator").languages
     language = language_of(prompt.lang, prompt.text, section.language, source)
-    if language == "ru":
-        return prompt.text
-    answer = Translation(None, f"the translator reads {source!r}")
+    translated: dict[str, Translation] = {}
     if language == source:
         device = resolve_devices(config.runtime.devices)[0]
         translator = load_translator(section.model, config.weights, device)
-        (answer,) = translator.translations([prompt.text], source, 1)
+        translated[prompt.text] = translator.translations([prompt.text], source, 1)[0]
+    answer = in_russian(prompt.text, language, source, translated)
     if answer.text is None:
         raise RudalleError(
             f"The prompt {prompt.prompt_id} cannot be translated from {language!r}: "

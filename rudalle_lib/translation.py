@@ -10,7 +10,7 @@ models: Tiedemann and Thottingal, OPUS-MT. Network and tokenizer: Hugging Face `
 import json
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -81,6 +81,24 @@ def language_of(given: str | None, text: str, setting: str, other: str = "en") -
     if given is not None:
         return given
     return detect_language(text, other) if setting == "auto" else setting
+
+
+def in_russian(
+    text: str, language: str, source: str, translated: Mapping[str, Translation]
+) -> Translation:
+    """A prompt in Russian: itself, or its translation where it is in the translator's language.
+
+    Args:
+        text: of the prompt.
+        language: its own, as `language_of` tells.
+        source: what the translator reads.
+        translated: the translation of every text in that language.
+    """
+    if language == "ru":
+        return Translation(text)
+    if language == source:
+        return translated[text]
+    return Translation(None, f"the translator reads {source!r}")
 
 
 class Translator:

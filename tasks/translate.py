@@ -11,7 +11,7 @@ from rudalle_lib.records import NO_DEVICE, StageArtifact, TranslationRecord, to_
 from rudalle_lib.retrying import find_remaining
 from rudalle_lib.stages import Refused, find_artifact, with_refused, write_artifact
 from rudalle_lib.storage import Storage
-from rudalle_lib.translation import Translation, language_of
+from rudalle_lib.translation import Translation, in_russian, language_of
 from tasks.job import Job
 from tasks.loaded_models import device_slot, translator
 from tasks.options import OPTIONS, run_name
@@ -39,7 +39,7 @@ def translate(
     every = read_shard(storage, job.shard)
     remaining = find_remaining(storage, STAGE, job.shard, fingerprint)
     prompts = remaining.of(every)
-    source, _ = registry.get(section.model, "translator").languages or ("", "")
+    source, _ = registry.get(section.model, "translator").languages
     languages = [language_of(p.lang, p.text, section.language, source) for p in prompts]
     spoken = list(zip(prompts, languages, strict=True))
     foreign = [prompt.text for prompt, language in spoken if language == source]
@@ -54,11 +54,7 @@ def translate(
     records: list[TranslationRecord] = []
     refused: dict[str, Refused] = {}
     for prompt, language in spoken:
-        answer = Translation(prompt.text)
-        if language == source:
-            answer = translated[prompt.text]
-        elif language != "ru":
-            answer = Translation(None, f"the translator reads {source!r}")
+        answer = in_russian(prompt.text, language, source, translated)
         records.append(TranslationRecord(prompt.prompt_id, prompt.text, language, answer.text))
         if answer.text is None:
             detail = f"not translated from {language!r}: {answer.fault}; give it in Russian"
