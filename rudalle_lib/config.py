@@ -18,7 +18,15 @@ from rudalle_lib.config_cutout import CutoutConfig
 from rudalle_lib.config_errors import error_from_validation
 from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.config_runtime import RuntimeConfig
-from rudalle_lib.config_sections import NOT_IDENTITY, Cpus, Gpus, Positive, Section, Url
+from rudalle_lib.config_sections import (
+    NOT_IDENTITY,
+    Cpus,
+    Gpus,
+    PictureDtype,
+    Positive,
+    Section,
+    Url,
+)
 from rudalle_lib.config_text import apply_overrides, parse_yaml
 from rudalle_lib.digests import digest_of
 from rudalle_lib.storage import public_url, read_text
@@ -201,11 +209,7 @@ class DecodeConfig(Section):
         description="VQ-GAN, by registry name.",
         json_schema_extra=_models("vqgan"),
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32",
-        description="Precision of the network; bfloat16 takes half the time where the processor "
-        "knows it, and no eye tells the pictures apart.",
-    )
+    dtype: PictureDtype = "float32"
     batch_size: Positive = Field(
         default=16, description="Images decoded at once.", json_schema_extra=NOT_IDENTITY
     )
@@ -282,11 +286,7 @@ class UpscaleConfig(Section):
         default="demo-realesrgan-x2",
         description="Upscaler, by registry name; null leaves images as drawn.",
     )
-    dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32",
-        description="Precision of the network; bfloat16 takes half the time where the processor "
-        "knows it, and no eye tells the pictures apart.",
-    )
+    dtype: PictureDtype = "float32"
     batch_size: Positive = Field(
         default=8, description="Images enlarged at once.", json_schema_extra=NOT_IDENTITY
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -33,6 +33,14 @@ def _a_part_or_whole_ones(gpus: float | None) -> float | None:
         raise ValueError(f"more than one GPU is a whole number of them, found {gpus}")
     return gpus
 
+
+PictureDtype = Annotated[
+    Literal["float32", "bfloat16"],
+    Field(
+        description="Precision of the network; bfloat16 takes half the time where the processor "
+        "knows it, and no eye tells the pictures apart."
+    ),
+]
 
 Cpus = Annotated[
     float,
