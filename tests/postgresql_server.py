@@ -12,12 +12,13 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.servers import free_ports
 
 USER, DATABASE = "prefect", "prefect"
 
@@ -48,9 +49,7 @@ class PostgresqlServer:
         """Start a server with one empty database, wait until it answers, stop it at the end."""
         folder = Path(tempfile.mkdtemp(prefix="rudalle-postgresql-"))
         account = "postgres" if os.geteuid() == 0 else None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            server = PostgresqlServer(free.getsockname()[1], secrets.token_hex(16))
+        server = PostgresqlServer(free_ports(1)[0], secrets.token_hex(16))
 
         def run(name: str, *words: str, **environment: str) -> None:
             given = {**os.environ, "HOME": str(folder), **environment}

@@ -20,7 +20,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import string
 import subprocess
 import sys
@@ -29,6 +28,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.servers import free_ports
 
 REGION = "us-east-1"
 BUCKET = "datasets"
@@ -123,7 +124,7 @@ class S3Server:
 
 def _launch(folder: Path, bucket: str) -> S3Server:
     keys = (_random_key(20), _random_key(40), bucket)
-    s3_port, *ports = _free_ports(1 + len(PORT_FLAGS))
+    s3_port, *ports = free_ports(1 + len(PORT_FLAGS))
     (folder / "data").mkdir()
     command = [
         _weed(),
@@ -161,14 +162,6 @@ def _weed() -> str:
 def _random_key(length: int) -> str:
     letters = string.ascii_uppercase + string.digits
     return "".join(secrets.choice(letters) for _ in range(length))
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
 
 
 def _wait_until_ready(server: S3Server, patience: float) -> None:

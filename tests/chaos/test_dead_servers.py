@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +13,7 @@ import pytest
 from tests.chaos.attempts import assert_nothing_twice, assert_same, state_of
 from tests.chaos.conftest import Site, Undisturbed
 from tests.chaos.fault_proxy import Fault, Request
+from tests.servers import kill_group, prefect_server
 
 pytestmark = pytest.mark.chaos
 
@@ -67,46 +59,6 @@ def test_the_object_store_is_killed_and_comes_back(
     assert back.wait(300)
     assert_same(state_of(output), undisturbed.state)
     assert_nothing_twice(output)
-
-
-@contextmanager
-def prefect_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A Prefect server with its database in a folder, and its process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port"]
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment |= {"PREFECT_HOME": str(folder), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    with (folder / "said.txt").open("wb") as said:
-        process = subprocess.Popen(
-            [*command, port], env=environment, stdout=said, stderr=said, start_new_session=True
-        )
-    try:
-        address = f"http://127.0.0.1:{port}/api"
-        wait_for(address, process, folder)
-        yield address, process
-    finally:
-        kill_group(process)
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill a server with all of its own processes, if it still runs."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def wait_for(address: str, process: subprocess.Popen[bytes], folder: Path) -> None:
-    deadline = time.monotonic() + 240
-    while True:
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            said = (folder / "said.txt").read_text(errors="replace")[-2000:]
-            assert process.poll() is None and time.monotonic() < deadline, said
-            time.sleep(0.2)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=LONG), pytest.param(2, marks=LONG)])

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +15,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from rudalle_lib.config import RunConfig
 from rudalle_lib.prompts import content_digest
+from tests.servers import free_ports, wait_until_answering
 from tests.tiny_stack import write_tiny_stack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,31 +39,21 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "score": {"keep_best": 2},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = ["-m", "flows.cli", "app", str(folder / "tiny.yaml"), "--port", str(port)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment)
+    log = folder / "said.txt"
+    with log.open("wb") as said:
+        process = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=said, stderr=said
+        )
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(url, process)
+        wait_until_answering(url, process, log)
         yield url
     finally:
         process.terminate()
         process.wait()
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Return when the page answers; fail when its process has ended, or after ten minutes."""
-    until = time.monotonic() + 600
-    while True:
-        assert process.poll() is None and time.monotonic() < until
-        try:
-            with urllib.request.urlopen(url, timeout=30):
-                return
-        except OSError:
-            time.sleep(0.5)
 
 
 @pytest.fixture

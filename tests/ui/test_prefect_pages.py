@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from playwright.sync_api import Browser
 
 from flows.demo_server import run_with, serving
 from rudalle_lib.errors import ConfigError
+from tests.servers import free_ports
 from tests.tiny_stack import write_tiny_stack
 from tests.ui.screenshots import take_artifact, take_gallery, take_run
 
@@ -38,9 +38,7 @@ def address(folder: Path) -> Iterator[str]:
         "generate": {"images": 4},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     with serving(folder / "prefect", port) as url:
         run_with(url, str(folder / "tiny.yaml"))
         yield url
