@@ -262,7 +262,7 @@ def draw_growth(rows: Sequence[Figures]) -> None:
     try:
         import matplotlib
     except ImportError:
-        print("matplotlib is not installed: no growth plot (make install-dev)", file=sys.stderr)
+        print("matplotlib is not installed: no growth plot (pip install .[bench])", file=sys.stderr)
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot
