@@ -14,7 +14,7 @@ from rudalle_lib.manifest import read_run_manifest, read_shard_manifests
 from rudalle_lib.planning import plan_run
 from rudalle_lib.records import RunManifest, ScoreRecord, ShardManifest, ShardSpec, from_table
 from rudalle_lib.report import current_report
-from rudalle_lib.selection import is_kept
+from rudalle_lib.selection import kept
 from rudalle_lib.stages import STAGES, fingerprints, stages_off
 from rudalle_lib.storage import Storage
 
@@ -88,7 +88,7 @@ def images_by_need(
 
 def _chosen(storage: Storage, shard: ShardSpec, selection: ScoreConfig) -> set[str]:
     table = storage.read_table(layout.stage_path("score", shard.index))
-    return {row.image_id for row in from_table(table, ScoreRecord) if is_kept(row, selection)}
+    return kept(from_table(table, ScoreRecord), selection)
 
 
 def finished_run(config: RunConfig, weights: Mapping[str, str]) -> RunManifest | None:

@@ -33,7 +33,7 @@ from rudalle_lib.records import (
     from_table,
     reject,
 )
-from rudalle_lib.selection import why_rejected
+from rudalle_lib.selection import Rejection, rejections
 from rudalle_lib.shards import write_files, write_rejects
 from rudalle_lib.stages import Refused, read_artifact, refused_in
 from rudalle_lib.storage import Storage
@@ -137,8 +137,9 @@ def judge(
     """The images that are kept, in order, and a reject for every other image or prompt."""
     kept: list[TokensRecord] = []
     rejects = list(_prompt_rejects(shard))
+    weak = rejections(shard.scores.values(), selection)
     for row in shard.tokens:
-        rejected = _image_reject(shard, row, selection, blocked_words)
+        rejected = _image_reject(shard, row, weak, blocked_words)
         if rejected is None:
             kept.append(row)
         else:
@@ -147,16 +148,16 @@ def judge(
 
 
 def _image_reject(
-    shard: Shard, row: TokensRecord, selection: ScoreConfig, blocked_words: tuple[str, ...]
+    shard: Shard, row: TokensRecord, weak: Mapping[str, Rejection], blocked_words: tuple[str, ...]
 ) -> RejectRecord | None:
-    prompt, scored = shard.translations[row.prompt_id], shard.scores.get(row.image_id)
+    prompt = shard.translations[row.prompt_id]
     make = partial(reject, prompt_id=row.prompt_id, image_id=row.image_id, text=prompt.text)
     unsafe = refusal(blocked_words, prompt.text, prompt.text_ru)
     if unsafe is not None:
         return make(*unsafe, stage="publish")
-    if scored is None:
+    if row.image_id not in shard.scores:
         return make("decode_error", "the VQ-GAN gave pixels that are no numbers", stage="decode")
-    why = why_rejected(scored, selection)
+    why = weak.get(row.image_id)
     return None if why is None else make(*why, stage="score")
 
 

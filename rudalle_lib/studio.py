@@ -5,20 +5,22 @@ Pictures are the very ones that a run of the same configuration draws of the sam
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from torch import Tensor
 
+from rudalle_lib.blocked_words import refusal
 from rudalle_lib.config import RunConfig
 from rudalle_lib.devices import resolve_devices, resolve_dtype, set_threads
 from rudalle_lib.errors import PromptError, SettingsError
-from rudalle_lib.pictures import draw_pictures, enlarge_pictures, rank_pictures
+from rudalle_lib.pictures import draw_pictures, enlarge_pictures
 from rudalle_lib.prompts import MAX_TEXT, content_digest, normalise
 from rudalle_lib.records import ScoreRecord, image_id
 from rudalle_lib.sampling import SamplingSettings
-from rudalle_lib.selection import why_rejected
+from rudalle_lib.scoring import Scorer
+from rudalle_lib.selection import rejections
 from rudalle_lib.weights import (
     LoadedDecoder,
     LoadedScorer,
@@ -55,6 +57,15 @@ class Candidate:
     picture: Tensor
     score: float
     rejected: str | None = None
+
+
+class Drawn(NamedTuple):
+    """A picture, uint8 [3, H, W], as a run would number and score it."""
+
+    replica: int
+    picture: Tensor
+    score: float
+    unsafe: float | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,7 @@ class Studio:
         """A prompt in any language that the translator knows, and its translation.
 
         Raises:
-            PromptError: no text, too much of it, or no sound translation.
+            PromptError: no text, too much of it, no sound translation, or a blocked word.
         """
         plain = normalise(text)
         if not plain:
@@ -117,6 +128,9 @@ class Studio:
                 f"{self.config.translate.model} found no sound translation; try other words, or "
                 "write in Russian."
             )
+        blocked = refusal(self.config.publish.blocked_words, plain, russian)
+        if blocked is not None:
+            raise PromptError(f"{blocked[1]}; try other words.")
         return ReadPrompt(content_digest(plain, {}), plain, russian)
 
     def draw(self, prompt: ReadPrompt, images: int, seed: int) -> Iterator[list[Candidate]]:
@@ -125,7 +139,7 @@ class Studio:
         settings = SamplingSettings(
             generate.temperature, generate.top_k, generate.top_p, generate.guidance
         )
-        drawn: list[tuple[float, int, Tensor]] = []
+        drawn: list[Drawn] = []
         for first in range(0, images, AT_ONCE):
             count = min(AT_ONCE, images - first)
             pictures = draw_pictures(
@@ -133,14 +147,11 @@ class Studio:
                 prompt_id=prompt.prompt_id,
                 first=first,
             )
-            texts = (prompt.text_ru, self.config.score.templates)
-            order, scores = rank_pictures(self.scorer, pictures, *texts)
-            drawn += [
-                (score, first + place, pictures[place])
-                for place, score in zip(order, scores, strict=True)
-            ]
-            drawn.sort(key=lambda one: (-one[0], one[1]))
-            yield [self._judge(prompt, rank, *one) for rank, one in enumerate(drawn, start=1)]
+            scores = self._score(prompt, pictures)
+            for replica, (picture, score) in enumerate(zip(pictures, scores, strict=True), first):
+                drawn.append(Drawn(replica, picture, *score))
+            drawn.sort(key=lambda one: (-one.score, one.replica))
+            yield self._judge(prompt, drawn)
 
     def enlarge(self, picture: Tensor) -> Tensor:
         """A picture, uint8 [3, H, W], as large as a run would publish it."""
@@ -148,9 +159,26 @@ class Studio:
             return picture
         return enlarge_pictures(self.upscaler, picture[None])[0]
 
-    def _judge(
-        self, prompt: ReadPrompt, rank: int, score: float, replica: int, picture: Tensor
-    ) -> Candidate:
-        name = image_id(prompt.prompt_id, replica)
-        why = why_rejected(ScoreRecord(name, prompt.prompt_id, score, rank), self.config.score)
-        return Candidate(name, picture, score, why and why[0])
+    def _score(self, prompt: ReadPrompt, pictures: Tensor) -> list[tuple[float, float | None]]:
+        """Of pictures uint8 [N, 3, H, W]: the cosine with the prompt, and with unsafe texts."""
+        section = self.config.score
+        scorer = Scorer(self.scorer.model, self.scorer.tokenizer, section.templates)
+        features = scorer.image_features(pictures)  # [N, E]
+        scores = (features @ scorer.text_features([prompt.text_ru])[0]).tolist()
+        dangers: Sequence[float | None] = [None] * len(pictures)
+        if section.unsafe_texts:
+            dangers = (features @ scorer.text_features(section.unsafe_texts).T).amax(1).tolist()
+        return list(zip(scores, dangers, strict=True))
+
+    def _judge(self, prompt: ReadPrompt, drawn: Sequence[Drawn]) -> list[Candidate]:
+        """All pictures of a prompt, the best first, and why a run would leave some out."""
+        key = prompt.prompt_id
+        rows = [
+            ScoreRecord(image_id(key, one.replica), key, one.score, place, None, one.unsafe)
+            for place, one in enumerate(drawn, start=1)
+        ]
+        why = rejections(rows, self.config.score)
+        return [
+            Candidate(row.image_id, one.picture, row.score, why.get(row.image_id, (None,))[0])
+            for row, one in zip(rows, drawn, strict=True)
+        ]

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from rudalle_lib.config import ScoreConfig
 from rudalle_lib.records import PictureRecord, ScoreRecord, StageArtifact, from_table, to_table
-from rudalle_lib.selection import is_kept
+from rudalle_lib.selection import kept
 from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
 from rudalle_lib.storage import Storage
 from tasks.job import Job
@@ -41,11 +41,10 @@ def make_missing(
         work: makes rows of pictures; gives back the slot that it held for that, too.
     """
     storage = Storage(job.output)
-    scores = from_table(read_artifact(storage, scored), ScoreRecord)
-    kept = {row.image_id for row in scores if is_kept(row, selection)}
+    chosen = kept(from_table(read_artifact(storage, scored), ScoreRecord), selection)
     done = find_artifact(storage, stage, job.shard, fingerprint, notice)
     before = [] if done is None else from_table(read_artifact(storage, done), record)
-    missing = kept - {row.image_id for row in before}
+    missing = chosen - {row.image_id for row in before}
     if done is not None and not missing:
         return done
     rows = from_table(read_artifact(storage, source), PictureRecord)

@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from rudalle_lib.config import RunConfig, ScoreConfig
 from rudalle_lib.errors import ConfigError
 from rudalle_lib.records import ScoreRecord
-from rudalle_lib.selection import is_kept, rank, why_rejected
+from rudalle_lib.selection import kept, rank, rejections
 
 
-def scored(score: float, place: int = 1) -> ScoreRecord:
-    return ScoreRecord("a-000", "a", score, place)
+def images(*scores: float) -> list[ScoreRecord]:
+    """Scored images of one prompt."""
+    places = rank(["a"] * len(scores), scores)
+    return [
+        ScoreRecord(f"a-{number:03}", "a", score, place)
+        for number, (score, place) in enumerate(zip(scores, places, strict=True))
+    ]
 
 
 def test_ranks_count_within_a_prompt_and_the_highest_score_is_first() -> None:
@@ -37,31 +42,24 @@ def test_the_ranks_of_each_prompt_are_one_two_three(rows: list[tuple[str, float]
         assert own == list(range(1, len(own) + 1))
 
 
-@pytest.mark.parametrize(
-    ("score", "place", "reason"),
-    [
-        (0.30, 1, None),
-        (0.20, 2, None),
-        (0.30, 3, "not_in_best_k"),
-        (0.19, 1, "below_threshold"),
-        (0.19, 3, "below_threshold"),
-        (math.nan, 1, "below_threshold"),
-    ],
-)
-def test_an_image_is_kept_or_has_its_reason(score: float, place: int, reason: str | None) -> None:
-    selection = ScoreConfig(min_score=0.2, keep_best=2)
-    found = why_rejected(scored(score, place), selection)
-    assert (found[0] if found else None) == reason
-    assert is_kept(scored(score, place), selection) == (reason is None)
+def test_every_image_is_kept_or_has_its_reason() -> None:
+    rows = images(0.30, 0.20, 0.25, 0.19, math.nan)
+    found = rejections(rows, ScoreConfig(min_score=0.2, keep_best=2))
+    assert {name: reason for name, (reason, _) in found.items()} == {
+        "a-001": "not_in_best_k", "a-003": "below_threshold", "a-004": "below_threshold",
+    }  # fmt: skip
+    assert kept(rows, ScoreConfig(min_score=0.2, keep_best=2)) == {"a-000", "a-002"}
 
 
-def test_an_unsafe_image_is_never_kept_however_good() -> None:
+def test_an_unsafe_image_is_never_kept_and_the_next_best_moves_up() -> None:
     selection = ScoreConfig(keep_best=2, unsafe_texts=("кровь",), max_unsafe=0.25)
-    image = replace(scored(0.9), unsafe=0.26)
-    expected = ("unsafe", "0.260 alike one of score.unsafe_texts, at most 0.250 is kept")
-    assert why_rejected(image, selection) == expected
-    assert is_kept(replace(image, unsafe=0.25), selection)
-    assert is_kept(image, ScoreConfig(unsafe_texts=("кровь",)))
+    best, *others = images(0.9, 0.8, 0.7, 0.6)
+    rows = [replace(best, unsafe=0.26), *(replace(row, unsafe=0.25) for row in others)]
+    assert rejections(rows, selection) == {
+        "a-000": ("unsafe", "0.260 alike one of score.unsafe_texts, at most 0.250 is kept"),
+        "a-003": ("not_in_best_k", "place 3 with score 0.600, the best 2 are kept"),
+    }
+    assert kept(rows, ScoreConfig(keep_best=2, unsafe_texts=("кровь",))) == {"a-000", "a-001"}
 
 
 def test_what_is_unsafe_must_be_said() -> None:
@@ -70,14 +68,9 @@ def test_what_is_unsafe_must_be_said() -> None:
 
 
 def test_without_limits_everything_is_kept() -> None:
-    assert is_kept(scored(-1.0, 99), ScoreConfig())
+    assert not rejections(images(-1.0, -0.5), ScoreConfig())
 
 
 def test_an_image_without_a_score_is_never_kept() -> None:
-    found = why_rejected(scored(math.nan), ScoreConfig())
-    assert found == ("below_threshold", "the score is not a number")
-
-
-def test_the_reason_for_people_has_the_figures() -> None:
-    found = why_rejected(scored(0.123, 5), ScoreConfig(keep_best=2))
-    assert found == ("not_in_best_k", "place 5 with score 0.123, the best 2 are kept")
+    found = rejections(images(math.nan), ScoreConfig())
+    assert found == {"a-000": ("below_threshold", "the score is not a number")}

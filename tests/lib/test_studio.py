@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from rudalle_lib.config import RunConfig
+from rudalle_lib.config import RunConfig, ScoreConfig
 from rudalle_lib.errors import PromptError, SettingsError
 from rudalle_lib.images import decode_image
 from rudalle_lib.planning import plan_run
@@ -70,6 +71,20 @@ def test_without_an_upscaler_a_picture_stays_as_drawn(studio: Studio) -> None:
 def test_a_prompt_that_cannot_be_drawn_is_refused(studio: Studio, text: str, sentence: str) -> None:
     with pytest.raises(PromptError, match=sentence):
         studio.read(text)
+
+
+def test_what_a_run_keeps_out_as_unsafe_is_told(studio: Studio) -> None:
+    config = studio.config.model_copy(
+        update={
+            "publish": studio.config.publish.model_copy(update={"blocked_words": ("круг*",)}),
+            "score": ScoreConfig(unsafe_texts=("красный круг",), max_unsafe=-1.0, keep_best=1),
+        }
+    )
+    strict = replace(studio, config=config)
+    with pytest.raises(PromptError, match=r"blocked_words keeps out 'круг\*'"):
+        strict.read("три круга")
+    (found,) = strict.draw(strict.read(PROMPT), 2, seed=5)
+    assert [one.rejected for one in found] == ["unsafe", "unsafe"]
 
 
 def test_a_canvas_of_another_size_is_refused(config: RunConfig) -> None:
