@@ -64,8 +64,8 @@ def check_run(config: RunConfig, output: bool = True) -> dict[str, str]:
     check_inputs(config)
     elsewhere = config.runtime.runner == "ray" and config.runtime.ray_address is not None
     for device in [] if elsewhere else resolve_devices(config.runtime.devices):
-        for dtype in (config.runtime.dtype, config.decode.dtype, config.upscale.dtype):
-            resolve_dtype(dtype, device)
+        for section in (config.runtime, config.decode, config.score, config.upscale):
+            resolve_dtype(section.dtype, device)
     if output:
         Storage(config.output).check_writable()
     digests = weight_digests(config)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from rudalle_lib import layout, registry
 from rudalle_lib.config import RunConfig
 from rudalle_lib.config_publish import PublishConfig
-from rudalle_lib.devices import resolve_devices
+from rudalle_lib.devices import resolve_devices, resolve_dtype
 from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import StorageError
 from rudalle_lib.faults import Audit, Row
@@ -80,8 +80,9 @@ def choose_sample(
 
 def _load(config: RunConfig) -> Scorer:
     entry = registry.get(config.score.model, "scorer")
-    loaded = load_scorer(entry.name, config.weights, resolve_devices("auto")[0])
-    section = config.score
+    section, device = config.score, resolve_devices("auto")[0]
+    dtype = resolve_dtype(section.dtype, device)
+    loaded = load_scorer(entry.name, config.weights, device, dtype)
     return Scorer(loaded.model, loaded.tokenizer, section.templates, section.batch_size)
 
 

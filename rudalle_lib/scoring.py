@@ -38,6 +38,11 @@ Images = Tensor | Sequence[Image.Image]
 """uint8 [N, 3, H, W], or Pillow images of any mode and size."""
 
 
+CPU_AT_ONCE = 16
+"""Pictures that go through the network at once on a CPU: the tensors of more are given fresh memory
+with every layer, which takes a fifth of the time."""
+
+
 class ClipTokenizer(Protocol):
     """What a scorer needs of a `Tokenizer` or a `Gpt2Tokenizer`."""
 
@@ -91,9 +96,11 @@ class Scorer:
     @torch.inference_mode()
     def image_features(self, images: Images) -> Tensor:
         """Unit features of pictures, float32 [N, E] on the CPU."""
+        on_cpu = self.model.logit_scale.device.type == "cpu"
+        count = min(self.batch_size, CPU_AT_ONCE) if on_cpu else self.batch_size
         batches = [
-            self.model.encode_image(self._pixels(images[start : start + self.batch_size]))
-            for start in range(0, len(images), self.batch_size)
+            self.model.encode_image(self._pixels(images[start : start + count]))
+            for start in range(0, len(images), count)
         ]
         return F.normalize(self._collect(batches), dim=-1)
 

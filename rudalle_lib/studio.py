@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from torch import Tensor
@@ -96,17 +97,16 @@ class Studio:
         devices = resolve_devices(config.runtime.devices)
         device, weights, upscaler = devices[0], config.weights, config.upscale.model
         spread = devices if config.runtime.split_decoder else [device]
-        of_run, of_decode, of_upscale = (
-            resolve_dtype(name, device)
-            for name in (config.runtime.dtype, config.decode.dtype, config.upscale.dtype)
-        )
+        dtype = partial(resolve_dtype, device=device)
         return cls(
             config,
             load_translator(config.translate.model, weights, device),
-            load_decoder(config.generate.model, weights, spread, of_run),
-            load_vqgan(config.decode.model, weights, device, of_decode),
-            load_scorer(config.score.model, weights, device),
-            load_upscaler(upscaler, weights, device, of_upscale) if upscaler else None,
+            load_decoder(config.generate.model, weights, spread, dtype(config.runtime.dtype)),
+            load_vqgan(config.decode.model, weights, device, dtype(config.decode.dtype)),
+            load_scorer(config.score.model, weights, device, dtype(config.score.dtype)),
+            load_upscaler(upscaler, weights, device, dtype(config.upscale.dtype))
+            if upscaler
+            else None,
         )
 
     def read(self, text: str) -> ReadPrompt:

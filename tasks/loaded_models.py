@@ -100,9 +100,9 @@ def vqgan(name: str, weights: WeightsConfig, device: torch.device, dtype: str) -
 
 
 @lru_cache(maxsize=8)
-def scorer(name: str, weights: WeightsConfig, device: torch.device) -> LoadedScorer:
-    """The ruCLIP `name`, in float32: candidates differ by less than bfloat16 can tell."""
-    return loading.load_scorer(name, weights, device)
+def scorer(name: str, weights: WeightsConfig, device: torch.device, dtype: str) -> LoadedScorer:
+    """The ruCLIP `name`."""
+    return loading.load_scorer(name, weights, device, resolve_dtype(dtype, device))
 
 
 @lru_cache(maxsize=8)

@@ -29,7 +29,7 @@ def load_models(config: RunConfig) -> float:
         translator(config.translate.model, weights, slot.device)
         decoder(config.generate.model, weights, slot.devices, runtime.dtype)
         vqgan(config.decode.model, weights, slot.device, config.decode.dtype)
-        scorer(config.score.model, weights, slot.device)
+        scorer(config.score.model, weights, slot.device, config.score.dtype)
         if config.upscale.model is not None:
             upscaler(config.upscale.model, weights, slot.device, config.upscale.dtype)
         if config.cutout.transparent and config.cutout.model is not None:

@@ -51,7 +51,7 @@ def score(
     rows = from_table(read_artifact(storage, decoded), PictureRecord)
     drawn = [row for row in rows if row.picture is not None]
     with device_slot(job.runtime, job.shard.index) as slot:
-        loaded = scorer(section.model, job.weights, slot.device)
+        loaded = scorer(section.model, job.weights, slot.device, section.dtype)
         model = Scorer(loaded.model, loaded.tokenizer, section.templates, section.batch_size)
         scores = _scores(model, drawn, texts, section, job.shard.index)
     ranks = rank([row.prompt_id for row in drawn], [cosine for cosine, _, _ in scores])

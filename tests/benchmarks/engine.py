@@ -111,7 +111,8 @@ def picture_rows(bench: Bench, quick: bool) -> list[Row]:
     vae = bench.peer("rudalle vae.decode", "vqgan", batch=more, repeats=once)
     large = bench.ours("super-resolution, bfloat16", "super_resolution", batch=few, repeats=once)
     slow = bench.peer("rudalle super_resolution", "super_resolution", batch=few, repeats=once)
-    scores = bench.ours("ruclip", "ruclip", batch=pictures, repeats=once)
+    scores = bench.ours("ruclip, bfloat16", "ruclip", batch=pictures, repeats=once)
+    exact = bench.ours("ruclip, float32", "ruclip", batch=pictures, repeats=once, dtype="float32")
     predictor = bench.peer("ruclip Predictor", "ruclip", batch=pictures, repeats=once)
     rate = "images_per_second"
     psnr = vqgan["psnr"]
@@ -121,6 +122,8 @@ def picture_rows(bench: Bench, quick: bool) -> list[Row]:
         ratio("super-resolution x2 of 256 px, images/s", "rudalle super_resolution", 8,
               large[rate], slow[rate]),
         ratio("ruCLIP scores, images/s", "ruclip Predictor", 2, scores[rate], predictor[rate]),
+        Row("ruCLIP scores in float32", "-", "-", f"{exact[rate] / predictor[rate]:.1f}x of the "
+            f"Predictor's; bfloat16 moves a score by {scores['moved']:.4f} at most", True),
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ Started by `engine.py`, one process a figure; alone it is
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import tempfile
@@ -229,17 +230,24 @@ def super_resolution(options: argparse.Namespace) -> None:
 
 @torch.inference_mode()
 def ruclip(options: argparse.Namespace) -> None:
-    """Scores of eight pictures a text, and features of the pictures alone."""
+    """Scores of eight pictures a text, features of the pictures alone, and how far scores move."""
     from tests.benchmarks.measure_peers import random_pictures
 
-    network = RuClip(RuClipConfig()).eval()
+    exact = RuClip(RuClipConfig()).eval()
+    network = copy.deepcopy(exact).to(DTYPES[options.dtype])
     pack(network)
-    scorer = Scorer(network, Tokenizer.load(CLIP_PIECES))
+    tokenizer = Tokenizer.load(CLIP_PIECES)
+    scorer = Scorer(network, tokenizer)
     pictures = torch.stack([from_pil(picture) for picture in random_pictures(options.batch)])
     texts = [f"красный круг {number // 8}" for number in range(options.batch)]
     seconds = median_seconds(lambda: scorer.score(pictures, texts), options.repeats)
     alone = median_seconds(lambda: scorer.image_features(pictures), options.repeats)
-    tell(images_per_second=options.batch / seconds, pictures_alone=options.batch / alone)
+    moved = scorer.score(pictures, texts) - Scorer(exact, tokenizer).score(pictures, texts)
+    tell(
+        images_per_second=options.batch / seconds,
+        pictures_alone=options.batch / alone,
+        moved=moved.abs().max().item(),
+    )
 
 
 def write_checkpoint(options: argparse.Namespace) -> None:

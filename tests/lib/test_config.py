@@ -153,7 +153,7 @@ def test_the_digest_is_of_the_settings_alone() -> None:
 def test_what_steers_only_the_speed_is_no_part_of_a_stage_identity() -> None:
     assert GenerateConfig(batch_size=1).identity() == GenerateConfig(batch_size=64).identity()
     assert GenerateConfig(top_k=1).identity() != GenerateConfig(top_k=2).identity()
-    scored = {"model", "templates", "negative_texts", "unsafe_texts"}
+    scored = {"model", "dtype", "templates", "negative_texts", "unsafe_texts"}
     chosen = ["min_score", "keep_best", "max_unsafe"]
     assert set(ScoreConfig().identity(exclude=chosen)) == scored
 
