@@ -203,7 +203,7 @@ def summary(settings: RunConfig, manifest: RunManifest, seconds: float) -> str:
         f"{sums.kept:,} of {sums.images:,} images published from {sums.prompts:,} prompts, "
         f"{aside:,} rows set aside, {seconds:,.0f} s."
     )
-    pictures = storage.public_path(layout.IMAGES_FOLDER)
+    pictures = storage.public_path(layout.pictures_folder(settings.publish.format))
     page = f", to look at: {storage.public_path(layout.GALLERY_PAGE)}"
     shown = page if settings.publish.gallery else ""
     return f"{figures}\nThe pictures are in {pictures}{shown}"

@@ -13,7 +13,11 @@ from rudalle_lib.config_sections import NOT_IDENTITY, Section
 class PublishConfig(Section):
     """The form of the dataset that is written."""
 
-    format: Literal["files"] = Field(default="files", description="Layout of the dataset.")
+    format: Literal["files", "webdataset", "parquet"] = Field(
+        default="files",
+        description="Form of the dataset: a file a picture; or all pictures of a shard in one tar, "
+        "as WebDataset reads them, or in one table, as Hugging Face datasets does.",
+    )
     image_format: Literal["png", "webp", "jpeg"] = Field(
         default="png", description="Image file format."
     )

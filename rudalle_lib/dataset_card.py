@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -25,6 +26,42 @@ class CardModel:
     name: str
     licence: str
     digest: str
+
+
+class Form(NamedTuple):
+    """How a dataset of a form is found and read: a pattern, a row of a table, Python."""
+
+    data_files: str
+    row: str
+    reading: str
+
+
+FORMS = {
+    "files": Form(
+        "data/metadata/*.parquet",
+        "| `data/images/` | the image files, a folder a shard |",
+        """import pandas as pd
+
+images = pd.read_parquet("data/metadata")  # `path` is relative to this folder""",
+    ),
+    "webdataset": Form(
+        "data/webdataset/*.tar",
+        "| `data/webdataset/*.tar` | the images of a shard, each with its prompt (`.txt`) and "
+        "metadata (`.json`) |",
+        """import webdataset
+
+images = webdataset.WebDataset("data/webdataset/00000.tar", shardshuffle=False).decode("pil")""",
+    ),
+    "parquet": Form(
+        "data/parquet/*.parquet",
+        "| `data/parquet/*.parquet` | the images of a shard, in a column `image` before their "
+        "metadata |",
+        """import datasets
+
+images = datasets.load_dataset("parquet", data_files="data/parquet/*.parquet")["train"]""",
+    ),
+}
+"""By `publish.format`."""
 
 
 def render_dataset_card(
@@ -45,7 +82,7 @@ def render_dataset_card(
         contact_sheet: whether `contact_sheet.png` lies beside the card.
         gallery: whether `gallery/index.html` does.
     """
-    totals = manifest.totals
+    totals, form = manifest.totals, FORMS[manifest.config.get("publish", {}).get("format", "files")]
     sheet, page = "![Contact sheet](contact_sheet.png)", "A page to browse them: "
     page += "[gallery/index.html](gallery/index.html)."
     shown = [sheet] * contact_sheet + [page] * gallery
@@ -62,6 +99,9 @@ def render_dataset_card(
             "figures": describe_figures(manifest),
             "rejects": describe_rejects(totals.rejected),
             "models": "\n".join(_model_row(model) for model in models),
+            "data_files": form.data_files,
+            "pictures_row": form.row,
+            "reading": form.reading,
             "gallery_row": row * gallery,
             "columns": "\n".join(_column_row(column) for column in columns),
             "seed": str(manifest.config.get("seed", 0)),

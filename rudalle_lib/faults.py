@@ -80,6 +80,11 @@ def read_content(storage: Storage, file: DataFile, index: int, audit: Audit) -> 
     if content is None:
         audit.add("missing", file.path, "named, but not there", index)
         return None
+    return content if is_as_described(content, file, index, audit) else None
+
+
+def is_as_described(content: bytes, file: DataFile, index: int, audit: Audit) -> bool:
+    """Whether a file has the size and digest that its row or manifest gives."""
     audit.checked["bytes"] += len(content)
     found = hashlib.sha256(content).hexdigest()
     if (len(content), found) != (file.bytes, file.sha256):
@@ -88,8 +93,8 @@ def read_content(storage: Storage, file: DataFile, index: int, audit: Audit) -> 
             f"{len(content):,} with {found[:12]}..."
         )
         audit.add("damaged", file.path, detail, index)
-        return None
-    return content
+        return False
+    return True
 
 
 def read_sealed(storage: Storage, path: str, audit: Audit, index: int | None) -> pa.Table | None:

@@ -10,6 +10,7 @@ METRICS = "metrics.prom"
 PLAN_FOLDER = "plan"
 STAGES_FOLDER = "stages"
 IMAGES_FOLDER = "data/images"
+ARCHIVES = {"webdataset": ("data/webdataset", "tar"), "parquet": ("data/parquet", "parquet")}
 METADATA_FOLDER = "data/metadata"
 REJECTS_FOLDER = "rejects"
 SHARDS_FOLDER = "shards"
@@ -27,6 +28,7 @@ CONTENT_TYPES = {
     "png": "image/png",
     "webp": "image/webp",
     "jpg": "image/jpeg",
+    "tar": "application/x-tar",
 }
 
 
@@ -52,8 +54,23 @@ def images_folder(index: int) -> str:
 
 def image_path(index: int, image_id: str, image_format: str) -> str:
     """A published image; `image_format` is png, webp or jpeg."""
-    suffix = {"jpeg": "jpg"}.get(image_format, image_format)
-    return f"{images_folder(index)}/{image_id}.{suffix}"
+    return f"{images_folder(index)}/{image_id}.{image_suffix(image_format)}"
+
+
+def image_suffix(image_format: str) -> str:
+    """What the name of a picture of a format ends in."""
+    return {"jpeg": "jpg"}.get(image_format, image_format)
+
+
+def pictures_folder(form: str) -> str:
+    """Where the pictures of a dataset are, by its form: files, webdataset or parquet."""
+    return ARCHIVES[form][0] if form in ARCHIVES else IMAGES_FOLDER
+
+
+def archive_path(form: str, index: int) -> str:
+    """The file that holds all pictures of a shard, in the form webdataset or parquet."""
+    folder, suffix = ARCHIVES[form]
+    return f"{folder}/{shard_name(index)}.{suffix}"
 
 
 def metadata_path(index: int) -> str:

@@ -133,11 +133,12 @@ def _parse_shard(storage: Storage, path: str, content: bytes) -> ShardManifest:
         data = _unsealed(content)
         stages = {name: StageArtifact(**item) for name, item in data.pop("stages").items()}
         metadata = DataFile(**data.pop("metadata"))
-        rejects = data.pop("rejects")
+        rejects, archive = data.pop("rejects"), data.pop("archive", None)
         return ShardManifest(
             **data,
             metadata=metadata,
             rejects=DataFile(**rejects) if rejects is not None else None,
+            archive=DataFile(**archive) if archive is not None else None,
             stages={
                 name: replace(artifact, uri=storage.url(artifact.uri))
                 for name, artifact in stages.items()

@@ -34,7 +34,7 @@ from rudalle_lib.records import (
     reject,
 )
 from rudalle_lib.selection import Rejection, rejections
-from rudalle_lib.shards import write_files, write_rejects
+from rudalle_lib.shards import write_rejects, write_shard
 from rudalle_lib.stages import Refused, read_artifact, refused_in
 from rudalle_lib.storage import Storage
 
@@ -83,7 +83,7 @@ def publish_shard(
     may_write()
     images = ((_record(shard, row, models), _file(shard, row, section)) for row in kept)
     extras = read_extras(storage, spec)
-    written = write_files(storage, spec.index, images, section.image_format, extras)
+    written = write_shard(storage, spec.index, images, section, extras)
     rejects_file = write_rejects(storage, spec.index, rejects)
     uri, seconds = storage.url(written.metadata.path), round(time.perf_counter() - started, 3)
     published = StageArtifact(uri, fingerprint, len(kept), seconds)
@@ -100,6 +100,7 @@ def publish_shard(
         rejects=rejects_file,
         stages={**artifacts, "publish": published},
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        archive=written.archive,
     )
     may_write()
     write_shard_manifest(storage, manifest)

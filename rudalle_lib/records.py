@@ -223,7 +223,7 @@ class ImageRecord:
     prompt_id: Annotated[str, "Prompt"]
     replica: Annotated[int, pa.int32(), "Number of the candidate among those of its prompt"]
     shard: Annotated[int, pa.int32(), "Shard of the plan that the prompt is in"]
-    path: Annotated[str, "Image file, relative to the output folder"] = ""
+    path: Annotated[str, "File that is or holds the image, relative to the output folder"] = ""
     text: Annotated[str, "Prompt as given"]
     text_ru: Annotated[str, "Prompt in Russian, as the decoder read it"]
     lang: Annotated[str, "Language of the prompt, given or detected"]
@@ -292,6 +292,7 @@ class ShardManifest:
     rejects: DataFile | None
     stages: Mapping[str, StageArtifact]
     finished: str
+    archive: DataFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from rudalle_lib.images import decode_image, encode_image, to_uint8
 from rudalle_lib.manifest import read_shard_manifest
 from rudalle_lib.planning import read_plan, read_shard
 from rudalle_lib.preparation import prepare
+from rudalle_lib.published import PublishedPictures
 from rudalle_lib.recorded import read_recorded_run, recorded_config, recorded_weights
 from rudalle_lib.records import (
     PictureRecord,
@@ -132,7 +133,7 @@ def find_image(storage: Storage, image_id: str) -> tuple[ShardSpec, Prompt, int]
                 return shard, prompts[prompt_id], int(replica)
     raise ConfigError(
         f"There is no image {image_id!r} in {storage.public_path()}: expected the id of a planned "
-        "prompt, '-' and a number, as in the names of the files in data/images."
+        "prompt, '-' and a number, as in the column image_id of data/metadata."
     )
 
 
@@ -161,7 +162,9 @@ def _published(storage: Storage, shard: ShardSpec, image_id: str) -> bytes | Non
         return None
     rows = storage.read_table(manifest.metadata.path, ["image_id", "path"]).to_pylist()
     paths = {row["image_id"]: row["path"] for row in rows}
-    return storage.read_bytes(paths[image_id]) if image_id in paths else None
+    if image_id not in paths:
+        return None
+    return PublishedPictures(storage).read(paths[image_id], image_id)
 
 
 # --- making it ---------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ from rudalle_lib.manifest import (
 )
 from rudalle_lib.metrics import prometheus_text
 from rudalle_lib.planning import read_tables
+from rudalle_lib.published import PublishedPictures
 from rudalle_lib.records import (
     ImageRecord,
     RunManifest,
@@ -211,9 +212,10 @@ def write_contact_sheet(
 
 def read_tiles(storage: Storage, records: Sequence[ImageRecord]) -> list[Tile]:
     """Published pictures with their prompts and scores."""
+    pictures = PublishedPictures(storage)
     return [
         Tile(
-            Image.open(io.BytesIO(storage.read_bytes(record.path))),
+            Image.open(io.BytesIO(pictures.read(record.path, record.image_id))),
             record.text,
             f"{record.score:.3f}",
         )

@@ -18,6 +18,7 @@ from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import StorageError
 from rudalle_lib.faults import Audit, Row
 from rudalle_lib.images import decode_image, encode_image
+from rudalle_lib.published import PublishedPictures
 from rudalle_lib.records import PictureRecord, ShardManifest, from_table
 from rudalle_lib.scoring import Scorer
 from rudalle_lib.storage import Storage
@@ -97,11 +98,11 @@ def _rescore_shard(
     drawn = _pictures(storage, manifest, "decode")
     last = next(stage for stage in ("cutout", "upscale", "decode") if stage in manifest.stages)
     final = _pictures(storage, manifest, last)
-    path = manifest.metadata.path
+    path, published = manifest.metadata.path, PublishedPictures(storage)
     for row in rows:
         audit.checked["pairs"] += 1
         name, own = row["image_id"], drawn.get(row["image_id"])
-        picture = storage.read_bytes(row["path"]) if own is None else own
+        picture = published.read(row["path"], name) if own is None else own
         cosine = float(scorer.score(decode_image(picture)[None], [row["text_ru"]])[0])
         allowed = CLOSE if own is None else SAME
         if not abs(cosine - row["score"]) <= allowed:

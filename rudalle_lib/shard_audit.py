@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 
 from rudalle_lib import layout
 from rudalle_lib.errors import ImageError, ShardError
-from rudalle_lib.faults import Audit, Known, Row, read_content, read_sealed
+from rudalle_lib.faults import Audit, Known, Row, is_as_described, read_content, read_sealed
 from rudalle_lib.images import decode_image
 from rudalle_lib.manifest import read_shard_manifest
 from rudalle_lib.planning import IMAGE_PROMPTS, plan_fingerprint, read_extras
+from rudalle_lib.published import read_archive
 from rudalle_lib.recorded import recorded_weights
 from rudalle_lib.records import (
     DataFile,
@@ -111,7 +112,7 @@ def _check_shard(
         detail = "its pass-through columns are not those of the plan"
         audit.add("column", manifest.metadata.path, detail, index)
     _check_ids(manifest, prompts, rows, refused, audit, known)
-    _check_pictures(storage, rows, index, audit, known)
+    _check_pictures(storage, manifest, rows, audit, known)
 
 
 def _data_table(
@@ -213,14 +214,19 @@ def _twice(ids: Sequence[str], seen: set[str]) -> Iterator[str]:
         seen.add(one)
 
 
+Reader = Callable[[Row, Audit], bytes | None]
+"""Gives the file of a row's picture if it is the one that the row describes; or tells the audit."""
+
+
 def _check_pictures(
-    storage: Storage, rows: Sequence[Row], index: int, audit: Audit, known: Known
+    storage: Storage, manifest: ShardManifest, rows: Sequence[Row], audit: Audit, known: Known
 ) -> None:
+    index, read = manifest.index, _reader(storage, manifest, audit, known)
     known.files.update(row["path"] for row in rows)
 
     def look(row: Row) -> Audit:
         found = Audit()
-        _check_picture(storage, row, index, found)
+        _check_picture(read, row, index, found)
         return found
 
     with ThreadPoolExecutor(READERS) as pool:
@@ -232,17 +238,45 @@ def _check_pictures(
                 audit.notes.append(f"{row['image_id']} is pixel for pixel {twin}")
 
 
-def _check_picture(storage: Storage, row: Row, index: int, audit: Audit) -> None:
+def _reader(storage: Storage, manifest: ShardManifest, audit: Audit, known: Known) -> Reader:
+    """Reads pictures from files of their own, or from the one that the manifest names."""
+    index, archive = manifest.index, manifest.archive
+
+    def from_file(row: Row, found: Audit) -> bytes | None:
+        return read_content(storage, _described(row), index, found)
+
+    if archive is None:
+        return from_file
+    known.files.add(archive.path)
+    whole = read_content(storage, archive, index, audit) is not None
+    pictures = read_archive(storage, archive.path) if whole else None
+
+    def from_archive(row: Row, found: Audit) -> bytes | None:
+        if pictures is None:
+            return None  # which has been told
+        content = pictures.get(row["image_id"])
+        if content is None:
+            found.add("missing", row["path"], f"{row['image_id']} is not in it", index)
+            return None
+        return content if is_as_described(content, _described(row), index, found) else None
+
+    return from_archive
+
+
+def _described(row: Row) -> DataFile:
+    return DataFile(row["path"], row["bytes"], row["sha256"])
+
+
+def _check_picture(read: Reader, row: Row, index: int, audit: Audit) -> None:
     audit.checked["pictures"] += 1
-    file = DataFile(row["path"], row["bytes"], row["sha256"])
-    content = read_content(storage, file, index, audit)
+    content = read(row, audit)
     if content is None:
         return
     try:
         height, width = decode_image(content, name="it").shape[1:]
     except ImageError as error:
-        audit.add("picture", file.path, str(error), index)
+        audit.add("picture", row["path"], str(error), index)
         return
     if (width, height) != (row["width"], row["height"]):
         detail = f"expected {row['width']} x {row['height']} pixels, found {width} x {height}"
-        audit.add("picture", file.path, detail, index)
+        audit.add("picture", row["path"], detail, index)

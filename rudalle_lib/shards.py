@@ -1,22 +1,25 @@
-"""Writing the dataset, one shard at a time, in the layout `files`.
+"""Writing the dataset, one shard at a time.
 
-Images go to `data/images/<shard>/<image_id>.png`, their metadata to `data/metadata/<shard>.parquet`
-(the columns of `ImageRecord`, then the pass-through columns), what was not published to
-`rejects/<shard>.parquet`. The shard's manifest is deleted first, so that a shard which is written
-anew does not count as finished meanwhile; whoever publishes writes the new one last.
+Images go to files of their own, `data/images/<shard>/<image_id>.png`, or together into one, as
+`publish.format` says; their metadata always to `data/metadata/<shard>.parquet` (the columns of
+`ImageRecord`, then the pass-through columns), what was not published to `rejects/<shard>.parquet`.
+The shard's manifest is deleted first, so that a shard which is written anew does not count as
+finished meanwhile; whoever publishes writes the new one last.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from rudalle_lib import layout
+from rudalle_lib.archives import PICTURES_A_GROUP, pack_tar, with_pictures
+from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.records import DataFile, ImageRecord, RejectRecord, from_table, schema, to_table
 from rudalle_lib.storage import Storage
 
@@ -24,35 +27,54 @@ from rudalle_lib.storage import Storage
 WRITERS = 8
 
 
+Images = Iterable[tuple[ImageRecord, bytes]]
+"""Records, each with its encoded file."""
+
+
 @dataclass(frozen=True, slots=True)
 class WrittenShard:
-    """What was written: the records with their files, the metadata file, bytes of all images."""
+    """What was written: the records with their files, the metadata file, bytes of all images, and
+    the file that holds them, if one does.
+    """
 
     records: tuple[ImageRecord, ...]
     metadata: DataFile
     image_bytes: int
+    archive: DataFile | None = None
 
 
-def write_files(
+def write_shard(
     storage: Storage,
     index: int,
-    images: Iterable[tuple[ImageRecord, bytes]],
-    image_format: str,
+    images: Images,
+    section: PublishConfig,
     extras: pa.Table | None = None,
 ) -> WrittenShard:
     """Write the images of a shard and their metadata, and delete images of an earlier attempt.
 
-    `images` gives each record with its encoded file (`image_format`: png, webp or jpeg), and is
-    read only a few images ahead of the uploads. `extras` are the pass-through columns after
-    `prompt_id` (`planning.read_extras`). Raises `StorageError`.
+    Args:
+        storage: the output.
+        index: of the shard.
+        images: the files are in `section.image_format`; where they stay files, they are read only
+            a few ahead of the uploads.
+        section: says in which form they are published.
+        extras: the pass-through columns after `prompt_id` (`planning.read_extras`).
+
+    Raises:
+        StorageError: something cannot be written.
     """
     storage.delete(layout.shard_manifest_path(index))
-    records = _write_images(storage, index, images, image_format)
-    _delete_others(storage, index, records)
-    table = with_extras(to_table(records, ImageRecord), extras)
+    archive: DataFile | None = None
+    if section.format == "files":
+        records = _write_images(storage, index, images, section.image_format)
+        table = with_extras(to_table(records, ImageRecord), extras)
+    else:
+        records, table, archive = _write_archive(storage, index, images, section, extras)
+    _delete_others(storage, index, {record.path for record in records})
     path = layout.metadata_path(index)
     metadata = data_file(path, storage.write_table(path, table))
-    return WrittenShard(tuple(records), metadata, sum(record.bytes for record in records))
+    size = sum(record.bytes for record in records)
+    return WrittenShard(tuple(records), metadata, size, archive)
 
 
 def write_rejects(storage: Storage, index: int, rejects: Iterable[RejectRecord]) -> DataFile:
@@ -95,15 +117,14 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
 
 
 def _write_images(
-    storage: Storage, index: int, images: Iterable[tuple[ImageRecord, bytes]], image_format: str
+    storage: Storage, index: int, images: Images, image_format: str
 ) -> list[ImageRecord]:
     written: list[ImageRecord] = []
     pending: deque[Future[None]] = deque()
     with ThreadPoolExecutor(WRITERS) as pool:
         for record, content in images:
             path = layout.image_path(index, record.image_id, image_format)
-            file = data_file(path, content)
-            written.append(replace(record, path=path, bytes=file.bytes, sha256=file.sha256))
+            written.append(_with_file(record, data_file(path, content)))
             pending.append(pool.submit(storage.write_bytes, path, content))
             while len(pending) > 2 * WRITERS:
                 pending.popleft().result()
@@ -112,9 +133,38 @@ def _write_images(
     return written
 
 
-def _delete_others(storage: Storage, index: int, records: Iterable[ImageRecord]) -> None:
-    """Delete the images that an earlier attempt at the shard kept and this one does not."""
-    kept = {record.path for record in records}
-    for path in storage.list(layout.images_folder(index)):
+def _write_archive(
+    storage: Storage, index: int, images: Images, section: PublishConfig, extras: pa.Table | None
+) -> tuple[list[ImageRecord], pa.Table, DataFile | None]:
+    """All images in one file; none where there are none."""
+    path, suffix = (
+        layout.archive_path(section.format, index),
+        layout.image_suffix(section.image_format),
+    )
+    records: list[ImageRecord] = []
+    pictures: list[bytes] = []
+    for record, content in images:
+        records.append(_with_file(record, data_file(path, content)))
+        pictures.append(content)
+    table = with_extras(to_table(records, ImageRecord), extras)
+    if not records:
+        return records, table, None
+    if section.format == "parquet":
+        packed = with_pictures(table, pictures, suffix)
+        content = storage.write_table(path, packed, rows_a_group=PICTURES_A_GROUP)
+    else:
+        content = pack_tar(table, pictures, suffix)
+        storage.write_bytes(path, content)
+    return records, table, data_file(path, content)
+
+
+def _with_file(record: ImageRecord, file: DataFile) -> ImageRecord:
+    return replace(record, path=file.path, bytes=file.bytes, sha256=file.sha256)
+
+
+def _delete_others(storage: Storage, index: int, kept: Set[str]) -> None:
+    """Delete what an earlier attempt at the shard published and this one does not."""
+    archives = [layout.archive_path(form, index) for form in layout.ARCHIVES]
+    for path in (*storage.list(layout.images_folder(index)), *archives):
         if path not in kept:
             storage.delete(path)

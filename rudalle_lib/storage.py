@@ -189,7 +189,11 @@ class Storage:
     # --- Parquet -----------------------------------------------------------------------------
 
     def write_table(
-        self, path: str, table: pa.Table, metadata: Mapping[str, str] | None = None
+        self,
+        path: str,
+        table: pa.Table,
+        metadata: Mapping[str, str] | None = None,
+        rows_a_group: int | None = None,
     ) -> bytes:
         """Write a table as sealed Parquet, `metadata` in its schema; returns the bytes written."""
         own = {**(table.schema.metadata or {}), **_encoded(metadata or {})}
@@ -200,7 +204,7 @@ class Storage:
             with pq.ParquetWriter(
                 sink, table.schema, compression="zstd", use_dictionary=large
             ) as writer:
-                writer.write_table(table)
+                writer.write_table(table, row_group_size=rows_a_group)
                 writer.add_key_value_metadata({seals.KEY: seals.UNSEALED})
         content = seals.seal(bytes(sink.getvalue()))
         self.write_bytes(path, content)

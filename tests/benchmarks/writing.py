@@ -1,10 +1,12 @@
-"""How fast the dataset is written to local files, against img2dataset's writer, in turns.
+"""How fast the dataset is written to local disk, against img2dataset's writers, in turns.
 
     python -m tests.benchmarks.writing [--images 2000] [--rounds 5]
 
-The same encoded pictures, from memory, a thousand a shard, with the same captions. Ours writes a
-file an image, and a table a shard with all metadata and each file's SHA-256; theirs three files an
-image (picture, caption, metadata) and a table a shard. Bar: at least as many images a second.
+The same encoded pictures, from memory, a thousand a shard, with the same captions, in each form
+that a dataset may have. As files ours writes one an image, theirs three (picture, caption,
+metadata); as WebDataset both write those three into a tar; as Parquet both write a column of
+pictures. Ours adds all metadata and each picture's SHA-256 in a table a shard. Bar: at least as
+many images a second.
 """
 
 from __future__ import annotations
@@ -25,6 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".peers/bin/python"
 SIDE, SHARD = 128, 1000
 CAPTION = "красный круг на белом фоне"
+THEIRS = {
+    "files": "FilesSampleWriter",
+    "webdataset": "WebDatasetSampleWriter",
+    "parquet": "ParquetSampleWriter",
+}
 
 
 def make_pictures(folder: Path, count: int) -> None:
@@ -43,10 +50,11 @@ def read_pictures(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
-def write_ours(pictures: list[bytes], output: Path) -> None:
+def write_ours(form: Any, pictures: list[bytes], output: Path) -> None:
     """As `publish` does."""
+    from rudalle_lib.config_publish import PublishConfig
     from rudalle_lib.records import ImageRecord
-    from rudalle_lib.shards import write_files
+    from rudalle_lib.shards import write_shard
     from rudalle_lib.storage import Storage
 
     def record(number: int) -> ImageRecord:
@@ -61,11 +69,16 @@ def write_ours(pictures: list[bytes], output: Path) -> None:
     storage = Storage(str(output))
     for start in range(0, len(pictures), SHARD):
         some = enumerate(pictures[start : start + SHARD], start)
-        write_files(storage, start // SHARD, ((record(n), png) for n, png in some), "png")
+        write_shard(
+            storage,
+            start // SHARD,
+            ((record(n), png) for n, png in some),
+            PublishConfig(format=form),
+        )
 
 
-def write_theirs(pictures: list[bytes], output: Path) -> None:
-    """As img2dataset does; its writer alone, because its package wants a downloader's libraries."""
+def write_theirs(form: str, pictures: list[bytes], output: Path) -> None:
+    """As img2dataset does; its writers alone: the package wants a downloader's libraries."""
     import pyarrow as pa
 
     found = importlib.util.find_spec("img2dataset")
@@ -82,7 +95,8 @@ def write_theirs(pictures: list[bytes], output: Path) -> None:
     )
     output.mkdir()
     for start in range(0, len(pictures), SHARD):
-        writer = writers.FilesSampleWriter(start // SHARD, str(output), True, 5, schema, "png")
+        made = getattr(writers, THEIRS[form])
+        writer = made(start // SHARD, str(output), True, 5, schema, "png")
         for number, png in enumerate(pictures[start : start + SHARD], start):
             key = f"{number:09d}"
             meta = {"key": key, "caption": CAPTION, "width": SIDE, "height": SIDE, "sha256": key}
@@ -90,17 +104,17 @@ def write_theirs(pictures: list[bytes], output: Path) -> None:
         writer.close()
 
 
-def images_a_second(which: str, pictures: Path, output: Path) -> float:
+def images_a_second(which: str, form: str, pictures: Path, output: Path) -> float:
     """In this process, once to warm up and once to be measured."""
     write = write_ours if which == "ours" else write_theirs
     images = read_pictures(pictures)
-    write(images[:10], output / "warm")
+    write(form, images[:10], output / "warm")
     started = time.perf_counter()
-    write(images, output / "measured")
+    write(form, images, output / "measured")
     return len(images) / (time.perf_counter() - started)
 
 
-def in_turns(images: int, rounds: int) -> dict[str, list[float]]:
+def in_turns(form: str, images: int, rounds: int) -> dict[str, list[float]]:
     """Images a second of both, a process each time."""
     speeds: dict[str, list[float]] = {"ours": [], "theirs": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +125,7 @@ def in_turns(images: int, rounds: int) -> dict[str, list[float]]:
             for which, python in (("ours", sys.executable), ("theirs", str(PEERS))):
                 output = Path(folder, f"{which}-{turn}")
                 output.mkdir()
-                words = ["-m", "tests.benchmarks.writing", "--here", which]
+                words = ["-m", "tests.benchmarks.writing", "--here", which, "--form", form]
                 command = [python, *words, "--pictures", str(pictures), "--output", str(output)]
                 said = subprocess.run(
                     command, cwd=ROOT, stdout=subprocess.PIPE, check=True,
@@ -127,22 +141,26 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--here", choices=("ours", "theirs"), help=argparse.SUPPRESS)
+    parser.add_argument("--form", choices=THEIRS, help="files, webdataset or parquet alone")
     parser.add_argument("--pictures", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.here:
-        print(json.dumps(images_a_second(arguments.here, arguments.pictures, arguments.output)))
+        what = (arguments.here, arguments.form, arguments.pictures, arguments.output)
+        print(json.dumps(images_a_second(*what)))
         return
     if not PEERS.exists():
         sys.exit("img2dataset is not installed; run `make peers` first.")
     from tests.benchmarks.demo_stack import row
 
-    speeds = in_turns(arguments.images, arguments.rounds)
-    ours, theirs = (statistics.median(speeds[which]) for which in ("ours", "theirs"))
-    ratio = statistics.median(o / t for o, t in zip(speeds["ours"], speeds["theirs"], strict=True))
-    row(f"{arguments.images:,} images written to files", f"{ours:,.0f} a second")
-    row("  by img2dataset's writer", f"{theirs:,.0f} a second")
-    row("  ours against it (bar: 1)", f"{ratio:.2f}x")
+    for form in [arguments.form] if arguments.form else THEIRS:
+        speeds = in_turns(form, arguments.images, arguments.rounds)
+        ours, theirs = (statistics.median(speeds[which]) for which in ("ours", "theirs"))
+        pairs = zip(speeds["ours"], speeds["theirs"], strict=True)
+        ratio = statistics.median(our / their for our, their in pairs)
+        row(f"{arguments.images:,} images written as {form}", f"{ours:,.0f} a second")
+        row("  by img2dataset's writer", f"{theirs:,.0f} a second")
+        row("  ours against it (bar: 1)", f"{ratio:.2f}x")
 
 
 if __name__ == "__main__":

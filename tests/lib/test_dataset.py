@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.dataset import read_pictures, read_rejects
 from rudalle_lib.errors import StorageError
 from rudalle_lib.manifest import write_shard_manifest
 from rudalle_lib.records import ShardManifest, reject
-from rudalle_lib.shards import write_files, write_rejects
+from rudalle_lib.shards import write_rejects, write_shard
 from rudalle_lib.storage import Storage
 from tests.lib.test_shards import images
 
 
 def finish_shard(storage: Storage, index: int, *ids: tuple[str, int]) -> None:
-    written = write_files(storage, index, iter(images(*ids)), "png")
+    written = write_shard(storage, index, iter(images(*ids)), PublishConfig())
     rejects = write_rejects(
         storage,
         index,
@@ -44,7 +45,7 @@ def finish_shard(storage: Storage, index: int, *ids: tuple[str, int]) -> None:
 def test_pictures_of_all_finished_shards(storage: Storage) -> None:
     finish_shard(storage, 0, ("a", 0), ("a", 5))
     finish_shard(storage, 1, ("b", 1))
-    write_files(storage, 2, iter(images(("d", 0))), "png")  # no manifest: not finished
+    write_shard(storage, 2, iter(images(("d", 0))), PublishConfig())  # no manifest: not finished
     frame = read_pictures(storage.url())
     assert list(frame.index) == ["a-000", "a-005", "b-001"]
     assert frame.loc["a-005", "text_ru"] == "красный круг"

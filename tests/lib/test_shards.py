@@ -7,13 +7,14 @@ from typing import Any
 
 import pyarrow as pa
 
+from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.records import ImageRecord, image_id, reject, schema
 from rudalle_lib.shards import (
     data_file,
     read_records,
     with_extras,
-    write_files,
     write_rejects,
+    write_shard,
 )
 from rudalle_lib.storage import Storage
 
@@ -53,7 +54,7 @@ def images(*ids: tuple[str, int]) -> list[tuple[ImageRecord, bytes]]:
 
 def test_images_and_metadata_agree(storage: Storage) -> None:
     given = images(("a", 0), ("a", 5), ("b", 1))
-    written = write_files(storage, 3, iter(given), "png")
+    written = write_shard(storage, 3, iter(given), PublishConfig())
     assert [item.path for item in written.records] == [
         "data/images/00003/a-000.png",
         "data/images/00003/a-005.png",
@@ -73,8 +74,8 @@ def test_images_and_metadata_agree(storage: Storage) -> None:
 def test_a_second_try_replaces_the_first(storage: Storage) -> None:
     storage.write_bytes("shards/00003.json", b"{}")
     storage.write_bytes("data/images/00004/other.png", b"another shard's")
-    write_files(storage, 3, images(("a", 0), ("a", 1), ("b", 0)), "png")
-    write_files(storage, 3, images(("a", 1), ("b", 2)), "png")
+    write_shard(storage, 3, images(("a", 0), ("a", 1), ("b", 0)), PublishConfig())
+    write_shard(storage, 3, images(("a", 1), ("b", 2)), PublishConfig())
     assert storage.list("data/images") == [
         "data/images/00003/a-001.png",
         "data/images/00003/b-002.png",
@@ -84,7 +85,9 @@ def test_a_second_try_replaces_the_first(storage: Storage) -> None:
 
 
 def test_a_shard_may_be_empty(storage: Storage) -> None:
-    written = write_files(storage, 0, [], "webp", pa.table({"prompt_id": ["a"], "x": [1]}))
+    written = write_shard(
+        storage, 0, [], PublishConfig(image_format="webp"), pa.table({"prompt_id": ["a"], "x": [1]})
+    )
     assert (written.records, written.image_bytes) == ((), 0)
     table = storage.read_table("data/metadata/00000.parquet")
     assert table.column_names == [*schema(ImageRecord).names, "x"]
@@ -93,7 +96,9 @@ def test_a_shard_may_be_empty(storage: Storage) -> None:
 
 def test_pass_through_columns_follow_their_prompt(storage: Storage) -> None:
     extras = pa.table({"prompt_id": ["a", "b"], "split": ["train", "test"], "score": [7, 8]})
-    write_files(storage, 3, images(("b", 0), ("a", 0), ("b", 1)), "jpeg", extras)
+    write_shard(
+        storage, 3, images(("b", 0), ("a", 0), ("b", 1)), PublishConfig(image_format="jpeg"), extras
+    )
     table = storage.read_table("data/metadata/00003.parquet")
     assert table.column("split").to_pylist() == ["test", "train", "test"]
     assert table.column("score").to_pylist() == [0.25] * 3  # ours keeps its name
@@ -109,7 +114,7 @@ def test_names_never_collide() -> None:
 
 
 def test_columns_describe_themselves_on_disk(storage: Storage) -> None:
-    write_files(storage, 3, images(("a", 0)), "png")
+    write_shard(storage, 3, images(("a", 0)), PublishConfig())
     stored = storage.read_table("data/metadata/00003.parquet").schema
     assert stored.field("score").metadata[b"description"].startswith(b"Cosine")
 

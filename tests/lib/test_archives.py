@@ -1,0 +1,120 @@
+"""Shards in one file are what WebDataset and Hugging Face read, whatever the ids look like."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from PIL import Image
+
+from rudalle_lib.archives import pack_tar, pictures_of, unpack_tar, with_pictures
+from rudalle_lib.config_publish import PublishConfig
+from rudalle_lib.errors import StorageError
+from rudalle_lib.published import PublishedPictures
+from rudalle_lib.shards import data_file, write_shard
+from rudalle_lib.storage import Storage
+from tests.lib.test_shards import images, record
+
+IDS = (("a", 0), ("b.c", 1), ("b-c", 1))
+"""A prompt id may hold dots, at which WebDataset ends a name."""
+
+
+def png(value: int) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8), (value, 0, 0)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def pictures() -> list[bytes]:
+    return [png(value) for value in range(len(IDS))]
+
+
+@pytest.fixture
+def table() -> pa.Table:
+    """Metadata with a column that no JSON knows, and one whose name is taken."""
+    names = [record(*key).image_id for key in IDS]
+    days = pa.array([0, 1, 2], pa.date32())
+    return pa.table({"image_id": names, "text": ["круг"] * 3, "day": days, "image": [1, 2, 3]})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it closes none
+def test_webdataset_reads_a_tar(table: pa.Table, pictures: list[bytes], tmp_path: Path) -> None:
+    (tmp_path / "00000.tar").write_bytes(pack_tar(table, pictures, "png"))
+    reader = webdataset.WebDataset(str(tmp_path / "00000.tar"), shardshuffle=False)
+    found = list(reader.decode("pil"))
+    assert [sample["json"]["image_id"] for sample in found] == table["image_id"].to_pylist()
+    assert [sample["png"].getpixel((0, 0))[0] for sample in found] == [0, 1, 2]
+    assert all(sample["txt"] == "круг" for sample in found)
+    assert [sample["json"]["day"] for sample in found][2] == "1970-01-03"
+
+
+def test_a_tar_gives_its_pictures_back_and_is_always_the_same(
+    table: pa.Table, pictures: list[bytes]
+) -> None:
+    content = pack_tar(table, pictures, "png")
+    assert unpack_tar(content, "it") == dict(
+        zip(table["image_id"].to_pylist(), pictures, strict=True)
+    )
+    assert pack_tar(table, pictures, "png") == content
+
+
+@pytest.mark.parametrize("content", [b"no tar at all", b""])
+def test_what_is_no_tar_is_named(content: bytes) -> None:
+    with pytest.raises(StorageError, match=r"00000\.tar is damaged: expected a tar"):
+        unpack_tar(content, "00000.tar")
+
+
+def test_a_table_holds_pictures_as_hugging_face_has_them(
+    table: pa.Table, pictures: list[bytes]
+) -> None:
+    packed = with_pictures(table, pictures, "png")
+    assert packed.column_names == ["image", "image_id", "text", "day", "input_image"]
+    assert packed["image"][1].as_py() == {"bytes": pictures[1], "path": "b.c-001.png"}
+    told = json.loads(packed.schema.metadata[b"huggingface"])
+    assert told["info"]["features"] == {"image": {"_type": "Image"}}
+    assert list(pictures_of(packed).values()) == pictures
+
+
+@pytest.mark.parametrize(
+    ("form", "path"),
+    [("webdataset", "data/webdataset/00003.tar"), ("parquet", "data/parquet/00003.parquet")],
+)
+def test_a_shard_in_one_file(storage: Storage, form: str, path: str) -> None:
+    given = images(*IDS)
+    written = write_shard(storage, 3, iter(given), PublishConfig(format=form))
+    assert written.archive == data_file(path, storage.read_bytes(path))
+    assert {row.path for row in written.records} == {path}
+    assert storage.list("data") == sorted([written.metadata.path, path])
+    reader = PublishedPictures(storage)
+    assert [reader.read(row.path, row.image_id) for row in written.records] == [
+        content for _, content in given
+    ]
+    with pytest.raises(StorageError, match=r"holds no picture z-000.*data/metadata"):
+        reader.read(path, "z-000")
+
+
+def test_few_pictures_of_a_table_are_read_together(storage: Storage, tmp_path: Path) -> None:
+    many = images(*(("a", number) for number in range(130)))
+    write_shard(storage, 0, iter(many), PublishConfig(format="parquet"))
+    content = storage.read_bytes("data/parquet/00000.parquet")
+    assert pq.ParquetFile(io.BytesIO(content)).num_row_groups == 3
+
+
+@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+def test_another_form_replaces_the_first(storage: Storage, form: str) -> None:
+    for first, second in (("files", form), (form, "files")):
+        write_shard(storage, 3, images(("a", 0)), PublishConfig(format=first))
+        written = write_shard(storage, 3, images(("b", 0)), PublishConfig(format=second))
+        assert storage.list("data") == sorted([written.metadata.path, written.records[0].path])
+
+
+@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+def test_a_shard_without_pictures_has_no_such_file(storage: Storage, form: str) -> None:
+    written = write_shard(storage, 3, [], PublishConfig(format=form))
+    assert written.archive is None and storage.list("data") == [written.metadata.path]
