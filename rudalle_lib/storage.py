@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from rudalle_lib import layout, seals
-from rudalle_lib.errors import DamagedError, StorageError
+from rudalle_lib.errors import StorageError
+from rudalle_lib.sealed_tables import from_parquet, to_parquet
 from rudalle_lib.storage_errors import clear_errors, is_conflict, public_url
 
 __all__ = ["Storage", "open_input", "public_url", "read_text"]
@@ -47,9 +48,6 @@ READ_BUFFER = 2**20
 
 #: A larger file is no text that `read_text` is for.
 MAX_TEXT_BYTES = 4 * 2**20
-
-#: Up to so many rows, dictionaries of a table's values take more time than they save space.
-SMALL_TABLE = 1000
 
 #: Free space below which no run is begun on a local disk.
 MIN_FREE_BYTES = 64 * 2**20
@@ -196,17 +194,8 @@ class Storage:
         rows_a_group: int | None = None,
     ) -> bytes:
         """Write a table as sealed Parquet, `metadata` in its schema; returns the bytes written."""
-        own = {**(table.schema.metadata or {}), **_encoded(metadata or {})}
-        sink = pa.BufferOutputStream()
         with clear_errors("write", self.url(path)):
-            table = table.replace_schema_metadata(own)
-            large = table.num_rows > SMALL_TABLE
-            with pq.ParquetWriter(
-                sink, table.schema, compression="zstd", use_dictionary=large
-            ) as writer:
-                writer.write_table(table, row_group_size=rows_a_group)
-                writer.add_key_value_metadata({seals.KEY: seals.UNSEALED})
-        content = seals.seal(bytes(sink.getvalue()))
+            content = to_parquet(table, metadata, rows_a_group)
         self.write_bytes(path, content)
         return content
 
@@ -216,16 +205,8 @@ class Storage:
         Raises `DamagedError` where any byte of it has changed since it was written.
         """
         content = self.read_bytes(path)
-        name = self.public_path(path)
         with clear_errors("read", self.url(path)):
-            file = _parquet(content, name)
-            if not seals.is_whole(content):
-                raise DamagedError(
-                    f"{name} is damaged: expected the bytes that were written, whose SHA-256 they "
-                    "carry, found others."
-                )
-            table = file.read(columns, use_threads=False)
-        return table.replace_schema_metadata(_without_seal(table.schema.metadata))
+            return from_parquet(content, self.public_path(path), columns)
 
     def read_metadata(self, path: str) -> dict[str, str] | None:
         """The schema metadata of a Parquet file, read from its end; None where there is none.
@@ -375,22 +356,6 @@ def _write_new(path: Path, content: bytes) -> None:
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-
-
-def _encoded(metadata: Mapping[str, str]) -> dict[bytes, bytes]:
-    return {key.encode(): value.encode() for key, value in metadata.items()}
-
-
-def _without_seal(metadata: Mapping[bytes, bytes] | None) -> dict[bytes, bytes]:
-    return {key: value for key, value in (metadata or {}).items() if key != seals.KEY.encode()}
-
-
-def _parquet(content: bytes, name: str) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(pa.BufferReader(content))
-    except (pa.ArrowException, OSError) as error:
-        why = " ".join(str(error).split()).rstrip(".")
-        raise DamagedError(f"Cannot read {name}: it is not a whole Parquet file ({why}).") from None
 
 
 def _walk(folder: str) -> Iterator[str]:
