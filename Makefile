@@ -57,8 +57,8 @@ chromium: ## the browser that the tests of pages need, from the system's package
 	    echo "The tests of pages need Chromium; install it, as with: sudo apt-get install chromium" >&2; exit 1; \
 	  fi
 
-test-scale: $(DEV) postgresql ## the slow tests of scale: tasks on Ray, Prefect on PostgreSQL
-	@$(BIN)/python -m pytest -q -m slow tests/flows/test_ray.py tests/flows/test_postgresql.py
+test-scale: $(DEV) postgresql ## the slow tests of scale: Ray, a cluster that loses a node, Prefect on PostgreSQL
+	@$(BIN)/python -m pytest -q -m slow tests/flows/test_ray.py tests/flows/test_ray_cluster.py tests/flows/test_postgresql.py
 
 postgresql: ## the database server that test-scale starts, from the system's packages
 	@command -v pg_ctl >/dev/null || ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1 \

@@ -29,7 +29,7 @@ LONG_TABLE = """prompt,images
 """With one prompt a shard, each takes long if its pictures are drawn one by one."""
 
 
-def configure(settings: dict[str, object], output: Path, **changes: object) -> RunConfig:
+def configure(settings: dict[str, object], output: Path | str, **changes: object) -> RunConfig:
     """A configuration; a change such as `score={...}` replaces settings inside the section."""
     merged = dict(settings)
     for name, change in changes.items():

@@ -1,4 +1,4 @@
-"""What running costs beside the networks: Prefect, many shards, looking for what is left.
+"""What running costs beside the networks: Prefect, many shards, looking for what is left, Ray.
 
     python -m tests.benchmarks.running [--shards 1000] [--images 1000] [--only overhead --rounds 3]
 
@@ -27,7 +27,7 @@ from tests.benchmarks.demo_stack import row
 ROOT = Path(__file__).resolve().parents[2]
 CAPTIONS = ["красный круг на белом фоне", "чёрный квадрат на сером фоне"]
 IMAGES_A_PROMPT, PROMPTS_A_SHARD = 8, 16
-PARTS = ("many-shards", "overhead")
+PARTS = ("many-shards", "overhead", "ray")
 
 
 def call(*words: str, **environment: str) -> str:
@@ -159,6 +159,31 @@ def ratio(figures: dict[str, list[float]]) -> str:
     return f"{median(map(truediv, figures['prefect'], figures['plain'])):.3f}x"
 
 
+def measure_ray(folder: Path, images: int) -> None:
+    """The same run in threads, and on Ray with two workers of one CPU thread each."""
+    from flows.embedded import set_up_prefect
+
+    set_up_prefect()
+    import ray
+
+    from flows.generate_dataset import generate_dataset
+
+    few = 4 * IMAGES_A_PROMPT  # four shards, so that each worker gets one
+    generate_dataset(demo_run(folder, "warm", few, prompts_a_shard=1))
+    local = seconds_of(generate_dataset, demo_run(folder, "local", images))
+    row(f"{images:,} images of the demo, runner local", f"{local:,.1f} s")
+    options = {"num_cpus": 2, "include_dashboard": False, "log_to_driver": False}
+    started = time.perf_counter()
+    ray.init(address="local", **options)
+    row("  starting Ray", f"{time.perf_counter() - started:,.1f} s")
+    on_ray = {"runner": "ray", "shards_in_flight": 4, "threads": 1}
+    first = seconds_of(generate_dataset, demo_run(folder, "start", few, 1, **on_ray))
+    row(f"  the first {few:,} images: two workers load their networks", f"{first:,.1f} s")
+    warmed = seconds_of(generate_dataset, demo_run(folder, "ray", images, **on_ray))
+    row("  runner ray, two workers that have them", f"{warmed:,.1f} s, {warmed / local:.2f}x")
+    ray.shutdown()
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
@@ -175,6 +200,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.here == "overhead":
             measure_overhead(Path(folder), arguments.images, arguments.rounds)
+        elif arguments.here == "ray":
+            measure_ray(Path(folder), arguments.images)
         if arguments.here:
             return
         if arguments.only in (None, "many-shards"):

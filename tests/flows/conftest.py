@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import PACKAGED
 from flows.embedded import set_up_prefect
 from tests.tiny_run import TABLE
 from tests.tiny_stack import write_tiny_stack
@@ -51,3 +52,12 @@ def settings(tiny_stack: Path, table: Path) -> dict[str, object]:
         "score": {"keep_best": 2},
         "publish": {"contact_sheet": 4},
     }
+
+
+@pytest.fixture
+def ray_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's workers import this tree, and are given time to start on a busy machine."""
+    monkeypatch.setenv("PYTHONPATH", str(PACKAGED.parent))
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
+    monkeypatch.setenv("RAY_health_check_timeout_ms", "60000")

@@ -10,23 +10,12 @@ from typing import Any
 import pytest
 from prefect import task
 
-from flows.cli import PACKAGED
 from rudalle_lib.config_runtime import RuntimeConfig
 from tests.tiny_run import configure, contents
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "ray_environment")]
 
-ROOT = PACKAGED.parent
 PARTS = ("data", "plan", "rejects")
-
-
-@pytest.fixture(autouse=True)
-def patient_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers import this tree, and are given time to start on a busy machine."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")
-    monkeypatch.setenv("RAY_health_check_timeout_ms", "60000")
 
 
 @pytest.fixture(scope="module")
