@@ -191,7 +191,7 @@ class Encoder(nn.Module):
         hidden = self.conv_in(images)
         for level in self.down:
             hidden = level(hidden)  # side halves, but for the last level
-        hidden = F.silu(self.norm_out(self.mid(hidden)))
+        hidden = silu(self.norm_out(self.mid(hidden)))
         return self.conv_out(hidden)
 
 
@@ -233,7 +233,7 @@ class Decoder(nn.Module):
         hidden = self.mid(self.conv_in(quantised))
         for level in reversed(self.up):  # the list is finest first, as in the checkpoint
             hidden = level(hidden)
-        hidden = F.silu(self.norm_out(hidden))
+        hidden = silu(self.norm_out(hidden))
         return self.conv_out(hidden.to(self.conv_out.weight.dtype))
 
 
@@ -296,9 +296,9 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] to [B, C_out, H, W]."""
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        hidden = self.conv2(F.silu(self.norm2(hidden)))
-        return self.nin_shortcut(x) + hidden
+        hidden = self.conv1(silu(self.norm1(x)))
+        hidden = self.conv2(silu(self.norm2(hidden)))
+        return hidden.add_(self.nin_shortcut(x))
 
 
 class AttentionBlock(nn.Module):
@@ -366,6 +366,11 @@ def run_stack(blocks: nn.ModuleList, attentions: nn.ModuleList, hidden: Tensor) 
         if attentions:
             hidden = attentions[index](hidden)
     return hidden
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU, in place where nobody wants a gradient: a tensor less for every layer to fill."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def group_norm(width: int, groups: int) -> nn.GroupNorm:
