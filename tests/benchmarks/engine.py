@@ -201,6 +201,16 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def figures_table(rows: Sequence[Row]) -> str:
+    """Figures without a bar, as Markdown; empty where there are none."""
+    lines = [
+        "| also measured | |",
+        "| --- | --- |",
+        *(f"| {row.what} | {row.found} |" for row in rows),
+    ]
+    return "\n".join(lines) if rows else ""
+
+
 def put_into_readme(text: str) -> None:
     """Between the two marks of the README."""
     path = ROOT / "README.md"
@@ -244,11 +254,9 @@ def main() -> None:
     now = datetime.datetime.now(datetime.UTC)
     head = ", ".join(filter(None, (f"`{command}`", machine(options.threads), f"{now:%Y-%m-%d}",
                                    options.note)))  # fmt: skip
-    text = f"{head}:\n\n{table([row for row in every if row.bar != '-'])}"
-    print(f"{text}\n")
-    for row in every:
-        if row.bar == "-":
-            print(f"{row.what:<40} {row.found}")
+    barred, others = ([row for row in every if (row.bar == "-") == free] for free in (False, True))
+    text = "\n\n".join(filter(None, (f"{head}:", table(barred), figures_table(others))))
+    print(text)
     figures = before.get("figures", {}) | bench.figures
     lines = {part: [vars(row) for row in found] for part, found in rows.items()}
     content = {"measured": head, "rows": lines, "figures": figures}
@@ -271,12 +279,18 @@ def draw_growth(rows: Sequence[Figures]) -> None:
     from matplotlib import pyplot
 
     known = [row for row in rows if row["seconds"] is not None]
-    batches = [row for row in known if row["replicas"] == min(row["batch"], 8)]
+    image = {row["batch"]: row["seconds"] * 1024 / row["batch"] for row in known
+             if row["replicas"] == min(row["batch"], 8)}  # fmt: skip
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-    axes.loglog([row["batch"] for row in batches],
-                [row["seconds"] * 1024 / row["batch"] for row in batches], "o-")  # fmt: skip
-    axes.set(xlabel="images at once", ylabel="seconds an image", title="Malevich in bfloat16")
-    axes.grid(True, which="both", alpha=0.3)
+    axes.loglog(list(image), list(image.values()), "o-", color="#151515")
+    axes.set(xlabel="images at once", ylabel="seconds an image",
+             title="Malevich in bfloat16 on two cores")  # fmt: skip
+    seconds = [5, 10, 20, 50, 100]
+    axes.set_xticks(list(image), [str(batch) for batch in image])
+    axes.set_yticks(seconds, [str(value) for value in seconds])
+    axes.minorticks_off()
+    axes.grid(True, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(RESULTS / "growth.png", dpi=120)
 
 
