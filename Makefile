@@ -42,10 +42,10 @@ ui: $(BASE) ## Prefect's pages with the demo run already in them, at http://127.
 screenshots: $(DEV) chromium ## make the README's pictures of Prefect's pages and the gallery
 	@$(BIN)/python -m tests.ui.screenshots --config $(CONFIG)
 
-test: $(DEV) chromium ## the default tests: no GPU, no published weights
-	@$(BIN)/python -m pytest -q
+test: $(DEV) chromium ## the default tests, two files at once: no GPU, no published weights
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-chaos: $(DEV) ## break runs on purpose, at length: kills, faults, hostile input (an hour)
+chaos: $(DEV) ## break runs on purpose, at length: kills, faults, hostile input (twenty minutes)
 	@$(BIN)/python -m pytest -q -m chaos tests
 
 chromium: ## the browser that the tests of pages need, from the system's packages

@@ -26,7 +26,7 @@ def kill_at_random(site: Site, dice: random.Random, requests: int) -> None:
     site.proxy.decide = decide
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=LONG)])
+@pytest.mark.parametrize("kills", [5, pytest.param(100, marks=LONG)])
 def test_killed_at_random_moments_and_resumed_until_done(
     site: Site, undisturbed: Undisturbed, kills: int
 ) -> None:
