@@ -18,7 +18,7 @@ import torch
 from rudalle_lib import weights as loading
 from rudalle_lib.config import WeightsConfig
 from rudalle_lib.config_runtime import RuntimeConfig
-from rudalle_lib.devices import resolve_dtype, set_threads
+from rudalle_lib.devices import release_threads, resolve_dtype, set_threads
 from rudalle_lib.memory import clear_out_of_memory, release
 from rudalle_lib.records import NO_DEVICE, DeviceUse
 from rudalle_lib.translation import Translator
@@ -76,7 +76,10 @@ def device_slot(
         set_threads(runtime.threads)
         started = time.perf_counter()
         with clear_out_of_memory("the network of this stage beside what it works on"):
-            yield slot
+            try:
+                yield slot
+            finally:
+                release_threads()
         slot.seconds = time.perf_counter() - started
         until = datetime.now(UTC).isoformat(timespec="milliseconds")
         slot.use = DeviceUse(round(started - asked, 3), len(slot.devices), until)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -71,6 +72,24 @@ def test_networks_on_a_gpu_that_was_given_back_are_let_go(monkeypatch: pytest.Mo
         seen.append(loader.cache_info().currsize)
         loader(devices[0])
     assert seen == [0, 1, 2, 0, 1]
+
+
+def test_the_threads_of_a_task_end_with_it() -> None:
+    """Else every thread of the runner would keep a pool, and pools of many tasks get in each
+    other's way.
+    """
+
+    def work() -> tuple[int, int]:
+        with device_slot(RuntimeConfig(devices="cpu", threads=2), 0):
+            torch.randn(4_000_000).sin_()
+            during = len(os.listdir("/proc/self/task"))
+        return during, len(os.listdir("/proc/self/task"))
+
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(1) as pool:
+        during, after = pool.submit(work).result()
+    torch.set_num_threads(before)
+    assert after == during - 1
 
 
 def test_work_is_dropped_between_two_steps_once_the_run_is_left() -> None:
