@@ -28,16 +28,16 @@ MAX_PIXELS = 16 * 2**20
 Strip = tuple[slice, slice]
 
 
-def read_picture(uri: str) -> Tensor:
-    """The picture at a path or URL, which is not trusted: uint8 [3, H, W].
+def read_picture(uri: str, what: str = "image prompt") -> Tensor:
+    """The picture at a path or URL, which is not trusted: uint8 [3, H, W]; `what` is for errors.
 
     Raises:
         StorageError: it cannot be read; a `TransientError` where that may pass.
         ImageError: it is no picture, damaged, or too large.
     """
     with (
-        open_input(uri, what="image prompt") as stream,
-        clear_errors("read the image prompt", uri),
+        open_input(uri, what) as stream,
+        clear_errors(f"read the {what}", uri),
     ):
         data = stream.read(MAX_BYTES + 1)
     return decode_image(data, max_pixels=MAX_PIXELS, name=public_url(uri))

@@ -97,6 +97,7 @@ def load_decoder(
     weights: WeightsConfig = DEFAULT,
     device: torch.device | Sequence[torch.device] = CPU,
     dtype: torch.dtype = torch.float32,
+    packed: bool = True,
 ) -> LoadedDecoder:
     """Load a decoder by its registry name, for inference.
 
@@ -106,6 +107,7 @@ def load_decoder(
         device: where it goes; of several devices, each gets a run of its layers.
         dtype: of its weights; int8 stores those of its layers in 8 bits and computes in bfloat16,
             or in what else the device can do.
+        packed: lay linear layers out for inference, where that is faster; they cannot learn then.
 
     Raises:
         ConfigError: no such decoder.
@@ -127,7 +129,8 @@ def load_decoder(
     config = network_config(entry, files, DalleConfig)
     computed = compute_dtype(dtype, devices[0])
     model = _load(entry, files, network, config, place, computed, without_masks)
-    with_packed_linears(model.transformer)
+    if packed:
+        with_packed_linears(model.transformer)
     tokenizer = Tokenizer.load(files["tokenizer"])
     _check_vocabulary(tokenizer, model.config.text_vocab_size - model.config.text_length, entry)
     return LoadedDecoder(model, tokenizer, entry)
