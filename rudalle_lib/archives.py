@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rudalle_lib.errors import StorageError
 
@@ -39,14 +40,13 @@ def pack_tar(table: pa.Table, pictures: Sequence[bytes], suffix: str) -> bytes:
         pictures: encoded files.
         suffix: of their names, without a dot.
     """
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for row, picture in zip(table.to_pylist(), pictures, strict=True):
-            key = _key(row["image_id"])
-            _add(tar, f"{key}.{suffix}", picture)
-            _add(tar, f"{key}.txt", row["text"].encode())
-            _add(tar, f"{key}.json", _json(row))
-    return stream.getvalue()
+    parts: list[bytes] = []
+    for row, picture in zip(table.to_pylist(), pictures, strict=True):
+        key = _key(row["image_id"])
+        parts += _member(f"{key}.{suffix}", picture)
+        parts += _member(f"{key}.txt", row["text"].encode())
+        parts += _member(f"{key}.json", _json(row))
+    return b"".join([*parts, bytes(2 * tarfile.BLOCKSIZE)])
 
 
 def unpack_tar(content: bytes, name: str) -> dict[str, bytes]:
@@ -68,23 +68,41 @@ def unpack_tar(content: bytes, name: str) -> dict[str, bytes]:
     return pictures
 
 
-def with_pictures(table: pa.Table, pictures: Sequence[bytes], suffix: str) -> pa.Table:
-    """The metadata with a first column of pictures; a column of that name becomes `input_image`."""
+def pack_table(table: pa.Table, pictures: Sequence[bytes], suffix: str) -> bytes:
+    """A Parquet file of the metadata behind a first column of pictures, as `pack_tar` takes them.
+
+    A column that is called `image` already becomes `input_image`.
+    """
     names = [f"{row}.{suffix}" for row in table.column("image_id").to_pylist()]
-    cells = [
-        {"bytes": picture, "path": name} for picture, name in zip(pictures, names, strict=True)
-    ]
+    cells = [pa.array(pictures, pa.binary()), pa.array(names, pa.string())]
     free = [f"input_{name}" if name == IMAGE_COLUMN else name for name in table.column_names]
-    table = table.rename_columns(free)
-    table = table.add_column(0, IMAGE_COLUMN, pa.array(cells, IMAGE_TYPE))
+    column = pa.StructArray.from_arrays(cells, fields=list(IMAGE_TYPE))
+    packed = table.rename_columns(free).add_column(0, IMAGE_COLUMN, column)
     own = table.schema.metadata or {}
-    return table.replace_schema_metadata({**own, b"huggingface": json.dumps(HUGGING_FACE)})
+    packed = packed.replace_schema_metadata({**own, b"huggingface": json.dumps(HUGGING_FACE)})
+    sink = pa.BufferOutputStream()
+    # Pictures are compressed already, and their least and greatest bytes tell nothing.
+    pq.write_table(
+        packed, sink, row_group_size=PICTURES_A_GROUP, use_dictionary=False,
+        compression="none", write_statistics=free,
+    )  # fmt: skip
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
 
 
-def pictures_of(table: pa.Table) -> dict[str, bytes]:
-    """The pictures of such a table by image id."""
-    cells = table.column(IMAGE_COLUMN).combine_chunks().field("bytes").to_pylist()
-    return dict(zip(table.column("image_id").to_pylist(), cells, strict=True))
+def unpack_table(content: bytes, name: str) -> dict[str, bytes]:
+    """The pictures of such a file by image id; `name` is its own, for errors.
+
+    Raises:
+        StorageError: it is no whole Parquet file, or has no pictures.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(content), columns=["image_id", IMAGE_COLUMN])
+        cells = table.column(IMAGE_COLUMN).combine_chunks().field("bytes").to_pylist()
+        return dict(zip(table.column("image_id").to_pylist(), cells, strict=True))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise StorageError(f"{name} is damaged: expected a table of pictures, {why}.") from None
 
 
 def _key(image_id: str) -> str:
@@ -96,7 +114,9 @@ def _json(row: Mapping[str, Any]) -> bytes:
     return json.dumps(row, ensure_ascii=False, default=str).encode()
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+def _member(name: str, content: bytes) -> tuple[bytes, bytes, bytes]:
+    """Header, content and padding: what `TarFile.addfile` writes, without its copies."""
     member = tarfile.TarInfo(name)  # of nobody, from 1970, for all to read
     member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
+    padding = bytes(-len(content) % tarfile.BLOCKSIZE)
+    return member.tobuf(tarfile.USTAR_FORMAT), content, padding

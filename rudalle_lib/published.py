@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rudalle_lib.archives import IMAGE_COLUMN, pictures_of, unpack_tar
+from rudalle_lib.archives import unpack_table, unpack_tar
 from rudalle_lib.errors import StorageError
 from rudalle_lib.storage import Storage
 
@@ -45,6 +45,5 @@ def is_archive(path: str) -> bool:
 
 def read_archive(storage: Storage, path: str) -> dict[str, bytes]:
     """All pictures of a tar or table by image id. Raises `StorageError`."""
-    if path.endswith(".tar"):
-        return unpack_tar(storage.read_bytes(path), storage.public_path(path))
-    return pictures_of(storage.read_table(path, ["image_id", IMAGE_COLUMN]))
+    unpack = unpack_tar if path.endswith(".tar") else unpack_table
+    return unpack(storage.read_bytes(path), storage.public_path(path))

@@ -14,16 +14,14 @@ from rudalle_lib.errors import DamagedError
 SMALL_TABLE = 1000
 
 
-def to_parquet(
-    table: pa.Table, metadata: Mapping[str, str] | None = None, rows_a_group: int | None = None
-) -> bytes:
-    """The table as a sealed file, `metadata` in its schema; Arrow chooses row groups by default."""
+def to_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> bytes:
+    """The table as a sealed file, `metadata` in its schema."""
     own = {key.encode(): value.encode() for key, value in (metadata or {}).items()}
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own})
     large = table.num_rows > SMALL_TABLE
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=large) as writer:
-        writer.write_table(table, row_group_size=rows_a_group)
+        writer.write_table(table)
         writer.add_key_value_metadata({seals.KEY: seals.UNSEALED})
     return seals.seal(bytes(sink.getvalue()))
 

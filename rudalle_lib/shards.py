@@ -14,17 +14,20 @@ from collections import deque
 from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import pyarrow as pa
 
 from rudalle_lib import layout
-from rudalle_lib.archives import PICTURES_A_GROUP, pack_tar, with_pictures
+from rudalle_lib.archives import pack_table, pack_tar
 from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.records import DataFile, ImageRecord, RejectRecord, from_table, schema, to_table
 from rudalle_lib.storage import Storage
 
-#: Images uploaded at once.
+#: Images uploaded at once, and how many each takes before it comes back: handing one over takes as
+#: long as writing it to a disk.
 WRITERS = 8
+FILES_A_WRITER = 8
 
 
 Images = Iterable[tuple[ImageRecord, bytes]]
@@ -121,16 +124,26 @@ def _write_images(
 ) -> list[ImageRecord]:
     written: list[ImageRecord] = []
     pending: deque[Future[None]] = deque()
+    given = iter(images)
     with ThreadPoolExecutor(WRITERS) as pool:
-        for record, content in images:
-            path = layout.image_path(index, record.image_id, image_format)
-            written.append(_with_file(record, data_file(path, content)))
-            pending.append(pool.submit(storage.write_bytes, path, content))
-            while len(pending) > 2 * WRITERS:
+        while part := list(islice(given, FILES_A_WRITER)):
+            paths = [layout.image_path(index, record.image_id, image_format) for record, _ in part]
+            contents = [content for _, content in part]
+            written += [
+                _with_file(record, data_file(path, content))
+                for path, (record, content) in zip(paths, part, strict=True)
+            ]
+            pending.append(pool.submit(_write_each, storage, paths, contents))
+            while len(pending) > WRITERS:
                 pending.popleft().result()
         for future in pending:
             future.result()
     return written
+
+
+def _write_each(storage: Storage, paths: Sequence[str], contents: Sequence[bytes]) -> None:
+    for path, content in zip(paths, contents, strict=True):
+        storage.write_bytes(path, content)
 
 
 def _write_archive(
@@ -149,13 +162,13 @@ def _write_archive(
     table = with_extras(to_table(records, ImageRecord), extras)
     if not records:
         return records, table, None
-    if section.format == "parquet":
-        packed = with_pictures(table, pictures, suffix)
-        content = storage.write_table(path, packed, rows_a_group=PICTURES_A_GROUP)
-    else:
-        content = pack_tar(table, pictures, suffix)
-        storage.write_bytes(path, content)
-    return records, table, data_file(path, content)
+    pack = pack_table if section.format == "parquet" else pack_tar
+    content = pack(table, pictures, suffix)
+    with ThreadPoolExecutor(1) as pool:  # the digest is made meanwhile
+        written = pool.submit(storage.write_bytes, path, content)
+        file = data_file(path, content)
+        written.result()
+    return records, table, file
 
 
 def _with_file(record: ImageRecord, file: DataFile) -> ImageRecord:

@@ -187,15 +187,11 @@ class Storage:
     # --- Parquet -----------------------------------------------------------------------------
 
     def write_table(
-        self,
-        path: str,
-        table: pa.Table,
-        metadata: Mapping[str, str] | None = None,
-        rows_a_group: int | None = None,
+        self, path: str, table: pa.Table, metadata: Mapping[str, str] | None = None
     ) -> bytes:
         """Write a table as sealed Parquet, `metadata` in its schema; returns the bytes written."""
         with clear_errors("write", self.url(path)):
-            content = to_parquet(table, metadata, rows_a_group)
+            content = to_parquet(table, metadata)
         self.write_bytes(path, content)
         return content
 

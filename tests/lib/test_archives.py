@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from rudalle_lib.archives import pack_tar, pictures_of, unpack_tar, with_pictures
+from rudalle_lib.archives import pack_table, pack_tar, unpack_table, unpack_tar
 from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.errors import StorageError
 from rudalle_lib.published import PublishedPictures
@@ -65,20 +66,35 @@ def test_a_tar_gives_its_pictures_back_and_is_always_the_same(
 
 
 @pytest.mark.parametrize("content", [b"no tar at all", b""])
-def test_what_is_no_tar_is_named(content: bytes) -> None:
+def test_what_is_no_tar_and_no_table_is_named(content: bytes) -> None:
     with pytest.raises(StorageError, match=r"00000\.tar is damaged: expected a tar"):
         unpack_tar(content, "00000.tar")
+    with pytest.raises(StorageError, match=r"00000\.parquet is damaged: expected a table"):
+        unpack_table(content, "00000.parquet")
+
+
+def test_a_tar_is_what_tarfile_writes(table: pa.Table, pictures: list[bytes]) -> None:
+    content = pack_tar(table, pictures, "png")
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        members = tar.getmembers()
+        files = [(member, tar.extractfile(member)) for member in members]
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as again:
+            for member, file in files:
+                again.addfile(member, file)
+    assert stream.getvalue().rstrip(b"\0") == content.rstrip(b"\0")
 
 
 def test_a_table_holds_pictures_as_hugging_face_has_them(
     table: pa.Table, pictures: list[bytes]
 ) -> None:
-    packed = with_pictures(table, pictures, "png")
+    content = pack_table(table, pictures, "png")
+    packed = pq.read_table(io.BytesIO(content))
     assert packed.column_names == ["image", "image_id", "text", "day", "input_image"]
     assert packed["image"][1].as_py() == {"bytes": pictures[1], "path": "b.c-001.png"}
     told = json.loads(packed.schema.metadata[b"huggingface"])
     assert told["info"]["features"] == {"image": {"_type": "Image"}}
-    assert list(pictures_of(packed).values()) == pictures
+    assert list(unpack_table(content, "it").values()) == pictures
 
 
 @pytest.mark.parametrize(
