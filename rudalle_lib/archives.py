@@ -80,14 +80,13 @@ def pack_table(table: pa.Table, pictures: Sequence[bytes], suffix: str) -> bytes
     packed = table.rename_columns(free).add_column(0, IMAGE_COLUMN, column)
     own = table.schema.metadata or {}
     packed = packed.replace_schema_metadata({**own, b"huggingface": json.dumps(HUGGING_FACE)})
-    sink = pa.BufferOutputStream()
+    stream = io.BytesIO()
     # Pictures are compressed already, and their least and greatest bytes tell nothing.
     pq.write_table(
-        packed, sink, row_group_size=PICTURES_A_GROUP, use_dictionary=False,
+        packed, stream, row_group_size=PICTURES_A_GROUP, use_dictionary=False,
         compression="none", write_statistics=free,
     )  # fmt: skip
-    content: bytes = sink.getvalue().to_pybytes()
-    return content
+    return stream.getvalue()
 
 
 def unpack_table(content: bytes, name: str) -> dict[str, bytes]:

@@ -14,7 +14,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 
 import pyarrow as pa
 
@@ -24,11 +25,10 @@ from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.records import DataFile, ImageRecord, RejectRecord, from_table, schema, to_table
 from rudalle_lib.storage import Storage
 
-#: Images uploaded at once, and how many each takes before it comes back: handing one over takes as
-#: long as writing it to a disk.
+#: Threads that write and digest images, and how many images each takes before it comes back:
+#: handing one over takes as long as writing it to a disk.
 WRITERS = 8
-FILES_A_WRITER = 8
-
+A_WRITER = 8
 
 Images = Iterable[tuple[ImageRecord, bytes]]
 """Records, each with its encoded file."""
@@ -123,56 +123,56 @@ def _write_images(
     storage: Storage, index: int, images: Images, image_format: str
 ) -> list[ImageRecord]:
     written: list[ImageRecord] = []
-    pending: deque[Future[None]] = deque()
+    pending: deque[Future[list[ImageRecord]]] = deque()
     given = iter(images)
+
+    def work(part: Sequence[tuple[ImageRecord, bytes]]) -> list[ImageRecord]:
+        paths = [layout.image_path(index, record.image_id, image_format) for record, _ in part]
+        for path, (_, content) in zip(paths, part, strict=True):
+            storage.write_bytes(path, content)
+        return _with_files(paths, part)
+
     with ThreadPoolExecutor(WRITERS) as pool:
-        while part := list(islice(given, FILES_A_WRITER)):
-            paths = [layout.image_path(index, record.image_id, image_format) for record, _ in part]
-            contents = [content for _, content in part]
-            written += [
-                _with_file(record, data_file(path, content))
-                for path, (record, content) in zip(paths, part, strict=True)
-            ]
-            pending.append(pool.submit(_write_each, storage, paths, contents))
+        while part := list(islice(given, A_WRITER)):
+            pending.append(pool.submit(work, part))
             while len(pending) > WRITERS:
-                pending.popleft().result()
+                written += pending.popleft().result()
         for future in pending:
-            future.result()
+            written += future.result()
     return written
-
-
-def _write_each(storage: Storage, paths: Sequence[str], contents: Sequence[bytes]) -> None:
-    for path, content in zip(paths, contents, strict=True):
-        storage.write_bytes(path, content)
 
 
 def _write_archive(
     storage: Storage, index: int, images: Images, section: PublishConfig, extras: pa.Table | None
 ) -> tuple[list[ImageRecord], pa.Table, DataFile | None]:
     """All images in one file; none where there are none."""
-    path, suffix = (
-        layout.archive_path(section.format, index),
-        layout.image_suffix(section.image_format),
-    )
-    records: list[ImageRecord] = []
-    pictures: list[bytes] = []
-    for record, content in images:
-        records.append(_with_file(record, data_file(path, content)))
-        pictures.append(content)
-    table = with_extras(to_table(records, ImageRecord), extras)
-    if not records:
-        return records, table, None
-    pack = pack_table if section.format == "parquet" else pack_tar
-    content = pack(table, pictures, suffix)
-    with ThreadPoolExecutor(1) as pool:  # the digest is made meanwhile
+    path = layout.archive_path(section.format, index)
+    given = list(images)
+    parts = [given[start : start + A_WRITER] for start in range(0, len(given), A_WRITER)]
+    with ThreadPoolExecutor(WRITERS) as pool:
+        described = pool.map(partial(_with_files, [path] * A_WRITER), parts)
+        records = list(chain.from_iterable(described))
+        table = with_extras(to_table(records, ImageRecord), extras)
+        if not records:
+            return records, table, None
+        pack = pack_table if section.format == "parquet" else pack_tar
+        suffix = layout.image_suffix(section.image_format)
+        content = pack(table, [picture for _, picture in given], suffix)
         written = pool.submit(storage.write_bytes, path, content)
         file = data_file(path, content)
         written.result()
     return records, table, file
 
 
-def _with_file(record: ImageRecord, file: DataFile) -> ImageRecord:
-    return replace(record, path=file.path, bytes=file.bytes, sha256=file.sha256)
+def _with_files(
+    paths: Sequence[str], part: Sequence[tuple[ImageRecord, bytes]]
+) -> list[ImageRecord]:
+    """Records with what is known of their files, whose digests take as long as writing them."""
+    files = [data_file(path, content) for path, (_, content) in zip(paths, part, strict=False)]
+    return [
+        replace(record, path=file.path, bytes=file.bytes, sha256=file.sha256)
+        for file, (record, _) in zip(files, part, strict=True)
+    ]
 
 
 def _delete_others(storage: Storage, index: int, kept: Set[str]) -> None:
