@@ -28,7 +28,7 @@ from rudalle_lib.storage import Storage
 #: Threads that write and digest images, and how many images each takes before it comes back:
 #: handing one over takes as long as writing it to a disk.
 WRITERS = 8
-A_WRITER = 8
+A_WRITER = 16
 
 Images = Iterable[tuple[ImageRecord, bytes]]
 """Records, each with its encoded file."""
