@@ -21,6 +21,7 @@ from PIL import Image
 from rudalle_lib import layout
 from rudalle_lib.errors import StorageError
 from rudalle_lib.gallery import Entry, Gallery, render_chunk, render_gallery
+from rudalle_lib.published import is_archive
 from rudalle_lib.records import (
     PictureRecord,
     RejectRecord,
@@ -49,9 +50,6 @@ CHUNK = 1_000
 
 THUMBNAIL = 160
 """Longer side of a thumbnail in pixels."""
-
-IMAGE_FILES = (".png", ".webp", ".jpg")
-"""What a published picture that is a file of its own ends in."""
 
 #: Columns that an entry has elsewhere, or that are the same as others.
 SHOWN_ELSEWHERE = ("text", "text_ru", "score", "tokens")
@@ -175,7 +173,6 @@ def _rejects(storage: Storage, manifest: ShardManifest) -> list[RejectRecord]:
 
 
 def _published(row: Mapping[str, Any], shard: _ShardPictures, link: Linker) -> Entry:
-    own_file = row["path"].endswith(IMAGE_FILES)
     return Entry(
         image_id=row["image_id"],
         prompt_id=row["prompt_id"],
@@ -184,7 +181,7 @@ def _published(row: Mapping[str, Any], shard: _ShardPictures, link: Linker) -> E
         score=row["score"],
         seed=row["seed"],
         model=row["decoder"],
-        source=link(row["path"]) if own_file else shard.thumbnail(row["image_id"]),
+        source=shard.thumbnail(row["image_id"]) if is_archive(row["path"]) else link(row["path"]),
         details=_details(row),
     )
 

@@ -29,7 +29,8 @@ class PublishedPictures:
         if not is_archive(path):
             return self._storage.read_bytes(path)
         if path != self._path:
-            self._pictures, self._path = read_archive(self._storage, path), path
+            name, content = self._storage.public_path(path), self._storage.read_bytes(path)
+            self._pictures, self._path = unpack(content, name), path
         if image_id not in self._pictures:
             raise StorageError(
                 f"{self._storage.public_path(path)} holds no picture {image_id}, which "
@@ -43,7 +44,6 @@ def is_archive(path: str) -> bool:
     return path.endswith((".tar", ".parquet"))
 
 
-def read_archive(storage: Storage, path: str) -> dict[str, bytes]:
-    """All pictures of a tar or table by image id. Raises `StorageError`."""
-    unpack = unpack_tar if path.endswith(".tar") else unpack_table
-    return unpack(storage.read_bytes(path), storage.public_path(path))
+def unpack(content: bytes, name: str) -> dict[str, bytes]:
+    """All pictures of a tar or table, told by its name, by image id. Raises `StorageError`."""
+    return unpack_tar(content, name) if name.endswith(".tar") else unpack_table(content, name)

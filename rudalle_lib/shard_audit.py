@@ -14,7 +14,7 @@ from rudalle_lib.faults import Audit, Known, Row, is_as_described, read_content,
 from rudalle_lib.images import decode_image
 from rudalle_lib.manifest import read_shard_manifest
 from rudalle_lib.planning import IMAGE_PROMPTS, plan_fingerprint, read_extras
-from rudalle_lib.published import read_archive
+from rudalle_lib.published import unpack
 from rudalle_lib.recorded import recorded_weights
 from rudalle_lib.records import (
     DataFile,
@@ -248,8 +248,8 @@ def _reader(storage: Storage, manifest: ShardManifest, audit: Audit, known: Know
     if archive is None:
         return from_file
     known.files.add(archive.path)
-    whole = read_content(storage, archive, index, audit) is not None
-    pictures = read_archive(storage, archive.path) if whole else None
+    packed = read_content(storage, archive, index, audit)
+    pictures = None if packed is None else unpack(packed, archive.path)
 
     def from_archive(row: Row, found: Audit) -> bytes | None:
         if pictures is None:
