@@ -75,7 +75,8 @@ def pack_table(table: pa.Table, pictures: Sequence[bytes], suffix: str) -> bytes
     """
     names = [f"{row}.{suffix}" for row in table.column("image_id").to_pylist()]
     cells = [pa.array(pictures, pa.binary()), pa.array(names, pa.string())]
-    free = [f"input_{name}" if name == IMAGE_COLUMN else name for name in table.column_names]
+    taken = [IMAGE_COLUMN, *table.column_names]
+    free = [free_name(name, taken) if name == IMAGE_COLUMN else name for name in taken[1:]]
     column = pa.StructArray.from_arrays(cells, fields=list(IMAGE_TYPE))
     packed = table.rename_columns(free).add_column(0, IMAGE_COLUMN, column)
     own = table.schema.metadata or {}
@@ -102,6 +103,13 @@ def unpack_table(content: bytes, name: str) -> dict[str, bytes]:
     except (pa.ArrowException, OSError, KeyError) as error:
         why = " ".join(str(error).split()).rstrip(".")
         raise StorageError(f"{name} is damaged: expected a table of pictures, {why}.") from None
+
+
+def free_name(name: str, taken: Sequence[str]) -> str:
+    """The name of a column that is given one's own name only if no other has it."""
+    while name in taken:
+        name = f"input_{name}"
+    return name
 
 
 def _key(image_id: str) -> str:

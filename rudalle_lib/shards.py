@@ -20,7 +20,7 @@ from itertools import chain, islice
 import pyarrow as pa
 
 from rudalle_lib import layout
-from rudalle_lib.archives import pack_table, pack_tar
+from rudalle_lib.archives import free_name, pack_table, pack_tar
 from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.records import DataFile, ImageRecord, RejectRecord, from_table, schema, to_table
 from rudalle_lib.storage import Storage
@@ -109,14 +109,8 @@ def with_extras(table: pa.Table, extras: pa.Table | None) -> pa.Table:
     rows = [place[prompt_id] for prompt_id in table.column("prompt_id").to_pylist()]
     for name, column in zip(extras.column_names[1:], columns, strict=True):
         values = column.take(pa.array(rows, pa.int64()))
-        table = table.append_column(_free_name(name, table.column_names), values)
+        table = table.append_column(free_name(name, table.column_names), values)
     return table
-
-
-def _free_name(name: str, taken: Sequence[str]) -> str:
-    while name in taken:
-        name = f"input_{name}"
-    return name
 
 
 def _write_images(

@@ -97,6 +97,12 @@ def test_a_table_holds_pictures_as_hugging_face_has_them(
     assert list(unpack_table(content, "it").values()) == pictures
 
 
+def test_names_of_a_table_never_collide(table: pa.Table, pictures: list[bytes]) -> None:
+    table = table.append_column("input_image", table["day"])
+    packed = pq.read_table(io.BytesIO(pack_table(table, pictures, "png")))
+    assert packed.column_names[-2:] == ["input_input_image", "input_image"]
+
+
 @pytest.mark.parametrize(
     ("form", "path"),
     [("webdataset", "data/webdataset/00003.tar"), ("parquet", "data/parquet/00003.parquet")],
