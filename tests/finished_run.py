@@ -35,6 +35,13 @@ def tiny_config(folder: Path, output: str, table: str = TABLE) -> RunConfig:
     })  # fmt: skip
 
 
+def finished_below(folder: Path) -> RunConfig:
+    """A small run that is finished, its output in `out`."""
+    config = tiny_config(folder, str(folder / "out"))
+    finish(config)
+    return config
+
+
 def finish(config: RunConfig) -> RunManifest:
     """Make what is missing of a run."""
     from tasks.plain import work_on  # imports prefect, which its settings must come before

@@ -22,7 +22,7 @@ from rudalle_lib.manifest import read_shard_manifest, write_shard_manifest
 from rudalle_lib.rescoring import rescore_sample
 from rudalle_lib.shards import data_file
 from rudalle_lib.storage import Storage
-from tests.finished_run import finish, tiny_config
+from tests.finished_run import finish, finished_below
 
 Damage = Callable[[Storage], None]
 
@@ -30,10 +30,7 @@ Damage = Callable[[Storage], None]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """A finished run that tests copy before they damage it."""
-    folder = tmp_path_factory.mktemp("audit")
-    config = tiny_config(folder, str(folder / "out"))
-    finish(config)
-    return config
+    return finished_below(tmp_path_factory.mktemp("audit"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from rudalle_lib.published import PublishedPictures
 from rudalle_lib.replaying import replay
 from rudalle_lib.rescoring import rescore_sample
 from rudalle_lib.storage import Storage
-from tests.finished_run import finish, tiny_config
+from tests.finished_run import finish, finished_below
 from tests.tiny_run import snapshot
 
 FORMS = {"webdataset": "data/webdataset/00000.tar", "parquet": "data/parquet/00000.parquet"}
@@ -27,10 +27,7 @@ def in_form(config: RunConfig, form: str, output: str) -> RunConfig:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """A finished run with a file a picture."""
-    folder = tmp_path_factory.mktemp("forms")
-    config = tiny_config(folder, str(folder / "out"))
-    finish(config)
-    return config
+    return finished_below(tmp_path_factory.mktemp("forms"))
 
 
 @pytest.fixture(scope="module", params=FORMS)

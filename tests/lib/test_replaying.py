@@ -16,17 +16,14 @@ from rudalle_lib.dataset import read_pictures, read_rejects
 from rudalle_lib.errors import ConfigError, RudalleError, StorageError
 from rudalle_lib.replaying import replay
 from rudalle_lib.storage import Storage
-from tests.finished_run import finish, tiny_config
+from tests.finished_run import finish, finished_below, tiny_config
 from tests.tiny_stack import write_tiny_stack
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     """A finished run that tests only look at."""
-    folder = tmp_path_factory.mktemp("replay")
-    config = tiny_config(folder, str(folder / "out"))
-    finish(config)
-    return config
+    return finished_below(tmp_path_factory.mktemp("replay"))
 
 
 def test_every_published_picture_can_be_made_again(config: RunConfig) -> None:
