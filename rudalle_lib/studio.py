@@ -139,6 +139,10 @@ class Studio:
         settings = SamplingSettings(
             generate.temperature, generate.top_k, generate.top_p, generate.guidance
         )
+        section = self.config.score
+        scorer = Scorer(self.scorer.model, self.scorer.tokenizer, section.templates)
+        text = scorer.text_features([prompt.text_ru])[0]  # [E]
+        unsafe = scorer.text_features(section.unsafe_texts) if section.unsafe_texts else None
         drawn: list[Drawn] = []
         for first in range(0, images, AT_ONCE):
             count = min(AT_ONCE, images - first)
@@ -147,9 +151,11 @@ class Studio:
                 prompt_id=prompt.prompt_id,
                 first=first,
             )
-            scores = self._score(prompt, pictures)
-            for replica, (picture, score) in enumerate(zip(pictures, scores, strict=True), first):
-                drawn.append(Drawn(replica, picture, *score))
+            features = scorer.image_features(pictures)  # [N, E]
+            dangers = None if unsafe is None else (features @ unsafe.T).amax(1).tolist()
+            for place, score in enumerate((features @ text).tolist()):
+                danger = None if dangers is None else dangers[place]
+                drawn.append(Drawn(first + place, pictures[place], score, danger))
             drawn.sort(key=lambda one: (-one.score, one.replica))
             yield self._judge(prompt, drawn)
 
@@ -158,17 +164,6 @@ class Studio:
         if self.upscaler is None:
             return picture
         return enlarge_pictures(self.upscaler, picture[None])[0]
-
-    def _score(self, prompt: ReadPrompt, pictures: Tensor) -> list[tuple[float, float | None]]:
-        """Of pictures uint8 [N, 3, H, W]: the cosine with the prompt, and with unsafe texts."""
-        section = self.config.score
-        scorer = Scorer(self.scorer.model, self.scorer.tokenizer, section.templates)
-        features = scorer.image_features(pictures)  # [N, E]
-        scores = (features @ scorer.text_features([prompt.text_ru])[0]).tolist()
-        dangers: Sequence[float | None] = [None] * len(pictures)
-        if section.unsafe_texts:
-            dangers = (features @ scorer.text_features(section.unsafe_texts).T).amax(1).tolist()
-        return list(zip(scores, dangers, strict=True))
 
     def _judge(self, prompt: ReadPrompt, drawn: Sequence[Drawn]) -> list[Candidate]:
         """All pictures of a prompt, the best first, and why a run would leave some out."""
