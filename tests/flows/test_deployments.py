@@ -72,10 +72,11 @@ def server(prefect_server: None) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def environment(server: Any) -> dict[str, str]:
-    """For processes that use the server."""
+    """For processes that use the server, as a shell in the project's folder would have it."""
     from prefect.settings import PREFECT_API_URL
 
-    return {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": str(ROOT)}
+    api = PREFECT_API_URL.value()
+    return {**os.environ, "PREFECT_API_URL": api, "PYTHONPATH": str(ROOT), "PWD": str(ROOT)}
 
 
 def test_all_shipped_deployments_are_accepted_by_a_server(
@@ -93,7 +94,7 @@ def test_all_shipped_deployments_are_accepted_by_a_server(
         assert made.parameters == expected["parameters"]
         assert made.work_pool_name == expected["work_pool"]["name"]
         assert made.global_concurrency_limit.limit == 1
-        assert made.job_variables["working_dir"] == environment["PWD"]
+        assert made.job_variables["working_dir"] == str(ROOT)
 
 
 @pytest.fixture(scope="module")
