@@ -10,8 +10,10 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,28 +27,33 @@ HUGGING_FACE = {"info": {"features": {IMAGE_COLUMN: {"_type": "Image"}}}}
 """Metadata of the schema by which `datasets` knows a column of pictures."""
 
 PICTURES_A_GROUP = 64
-"""Pictures in a row group, so that one is read without all the others."""
+"""Pictures that go into a file at a time. In Parquet one is read with those of its group only."""
+
+#: Bytes that Arrow puts together before they are written.
+WRITE_BUFFER = 2**18
 
 NOT_PICTURES = ("txt", "json")
 
+Made = TypeVar("Made")
+Stream = BinaryIO | io.RawIOBase
+Group = tuple[pa.Table, Sequence[bytes]]
+"""Some pictures as encoded files, and their metadata: a row each, among it `image_id` and `text`.
+"""
 
-def pack_tar(table: pa.Table, pictures: Sequence[bytes], suffix: str) -> bytes:
+
+def write_tar(stream: Stream, groups: Iterable[Group], suffix: str) -> None:
     """A tar with three files a picture: itself, its prompt as `.txt`, its metadata as `.json`.
 
-    Equal arguments give equal bytes.
+    Equal pictures give equal bytes, however they are grouped.
 
     Args:
-        table: metadata, a row a picture, among it `image_id` and `text`.
-        pictures: encoded files.
-        suffix: of their names, without a dot.
+        stream: is written to, and left open.
+        groups: are taken one at a time, in a thread, while the one before is written.
+        suffix: of the pictures' names, without a dot.
     """
-    parts: list[bytes] = []
-    for row, picture in zip(table.to_pylist(), pictures, strict=True):
-        key = _key(row["image_id"])
-        parts += _member(f"{key}.{suffix}", picture)
-        parts += _member(f"{key}.txt", row["text"].encode())
-        parts += _member(f"{key}.json", _json(row))
-    return b"".join([*parts, bytes(2 * tarfile.BLOCKSIZE)])
+    for samples in _one_ahead(_samples(table, pictures, suffix) for table, pictures in groups):
+        stream.write(samples)
+    stream.write(bytes(2 * tarfile.BLOCKSIZE))
 
 
 def unpack_tar(content: bytes, name: str) -> dict[str, bytes]:
@@ -68,11 +75,45 @@ def unpack_tar(content: bytes, name: str) -> dict[str, bytes]:
     return pictures
 
 
-def pack_table(table: pa.Table, pictures: Sequence[bytes], suffix: str) -> bytes:
-    """A Parquet file of the metadata behind a first column of pictures, as `pack_tar` takes them.
+def write_table(stream: Stream, groups: Iterable[Group], suffix: str) -> None:
+    """A Parquet file of the metadata behind a first column of pictures, as `write_tar` takes them.
 
-    A column that is called `image` already becomes `input_image`.
+    A group becomes a row group; there must be at least one. A column that is called `image` already
+    becomes `input_image`.
     """
+    tables = _one_ahead(_with_pictures(table, pictures, suffix) for table, pictures in groups)
+    first = next(tables)
+    sink = pa.BufferedOutputStream(pa.PythonFile(stream, "w"), WRITE_BUFFER)
+    # Pictures are compressed already, and their least and greatest bytes tell nothing.
+    with pq.ParquetWriter(
+        sink, first.schema, use_dictionary=False, compression="none",
+        write_statistics=first.column_names[1:],
+    ) as writer:  # fmt: skip
+        for table in chain([first], tables):
+            writer.write_table(table)
+    sink.detach()  # else the stream would be closed with it
+
+
+def _one_ahead(made: Iterator[Made]) -> Iterator[Made]:
+    """The same things; the next one is made, by a thread, while one is written."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, made, None)
+        while (come := coming.result()) is not None:
+            coming = thread.submit(next, made, None)
+            yield come
+
+
+def _samples(table: pa.Table, pictures: Sequence[bytes], suffix: str) -> bytes:
+    parts: list[bytes] = []
+    for row, picture in zip(table.to_pylist(), pictures, strict=True):
+        key = _key(row["image_id"])
+        parts += _member(f"{key}.{suffix}", picture)
+        parts += _member(f"{key}.txt", row["text"].encode())
+        parts += _member(f"{key}.json", _json(row))
+    return b"".join(parts)
+
+
+def _with_pictures(table: pa.Table, pictures: Sequence[bytes], suffix: str) -> pa.Table:
     names = [f"{row}.{suffix}" for row in table.column("image_id").to_pylist()]
     cells = [pa.array(pictures, pa.binary()), pa.array(names, pa.string())]
     taken = [IMAGE_COLUMN, *table.column_names]
@@ -80,14 +121,7 @@ def pack_table(table: pa.Table, pictures: Sequence[bytes], suffix: str) -> bytes
     column = pa.StructArray.from_arrays(cells, fields=list(IMAGE_TYPE))
     packed = table.rename_columns(free).add_column(0, IMAGE_COLUMN, column)
     own = table.schema.metadata or {}
-    packed = packed.replace_schema_metadata({**own, b"huggingface": json.dumps(HUGGING_FACE)})
-    stream = io.BytesIO()
-    # Pictures are compressed already, and their least and greatest bytes tell nothing.
-    pq.write_table(
-        packed, stream, row_group_size=PICTURES_A_GROUP, use_dictionary=False,
-        compression="none", write_statistics=free,
-    )  # fmt: skip
-    return stream.getvalue()
+    return packed.replace_schema_metadata({**own, b"huggingface": json.dumps(HUGGING_FACE)})
 
 
 def unpack_table(content: bytes, name: str) -> dict[str, bytes]:

@@ -1,10 +1,14 @@
-"""Digests of plain values: equal values, equal digests, on every machine and in every version."""
+"""Digests of plain values, equal on every machine and in every version, and of what is written."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 def canonical_json(value: Any) -> str:
@@ -25,3 +29,27 @@ def digest_of(value: Any) -> str:
 def digest_of_bytes(content: bytes) -> str:
     """32 hex characters (128 bits of BLAKE2b) of some bytes."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+class DigestingStream(io.RawIOBase):
+    """Passes what is written on to a stream, which stays open, and digests it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._sha256 = hashlib.sha256()
+        self.written = 0
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, content: ReadableBuffer, /) -> int:
+        """All of it, at once; the number of bytes."""
+        self._sha256.update(content)
+        size = self._stream.write(content)
+        self.written += size
+        return size
+
+    def hexdigest(self) -> str:
+        """The SHA-256 of all that was written."""
+        return self._sha256.hexdigest()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
@@ -359,11 +360,12 @@ _ARROW_TYPES = {
     int: pa.int64(),
     float: pa.float64(),
 }
+_hints: Any = cache(get_type_hints)  # which takes longer than making a table of few rows
 
 
 def schema(record: type[Any]) -> pa.Schema:
     """The Arrow schema of a record type, with the columns' descriptions as field metadata."""
-    hints = get_type_hints(record, include_extras=True)
+    hints = _hints(record, include_extras=True)
     return pa.schema([_column(item.name, hints[item.name]) for item in fields(record)])
 
 
@@ -382,11 +384,8 @@ def _column(name: str, hint: Any) -> pa.Field:
 
 def to_table(records: Iterable[Record], record: type[Record]) -> pa.Table:
     """A table of the records, in order; its schema is `schema(record)`."""
-    names = [item.name for item in fields(record)]  # type: ignore[arg-type]
-    rows = list(records)
-    columns = [[getattr(row, name) for row in rows] for name in names]
-    arrow = schema(record)
-    arrays = [pa.array(column, item.type) for column, item in zip(columns, arrow, strict=True)]
+    arrow, rows = schema(record), list(records)
+    arrays = [pa.array([getattr(row, item.name) for row in rows], item.type) for item in arrow]
     return pa.Table.from_arrays(arrays, schema=arrow)
 
 

@@ -9,19 +9,20 @@ finished meanwhile; whoever publishes writes the new one last.
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from hashlib import sha256
 from itertools import chain, islice
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rudalle_lib import layout
-from rudalle_lib.archives import free_name, pack_table, pack_tar
+from rudalle_lib.archives import PICTURES_A_GROUP, Group, free_name, write_table, write_tar
 from rudalle_lib.config_publish import PublishConfig
+from rudalle_lib.digests import DigestingStream
 from rudalle_lib.records import DataFile, ImageRecord, RejectRecord, from_table, schema, to_table
 from rudalle_lib.storage import Storage
 
@@ -32,6 +33,8 @@ A_WRITER = 16
 
 Images = Iterable[tuple[ImageRecord, bytes]]
 """Records, each with its encoded file."""
+
+Part = list[tuple[ImageRecord, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,7 @@ def read_records(storage: Storage, index: int) -> list[ImageRecord]:
 
 def data_file(path: str, content: bytes) -> DataFile:
     """The description of a file's content."""
-    return DataFile(path, len(content), hashlib.sha256(content).hexdigest())
+    return DataFile(path, len(content), sha256(content).hexdigest())
 
 
 def with_extras(table: pa.Table, extras: pa.Table | None) -> pa.Table:
@@ -105,11 +108,9 @@ def with_extras(table: pa.Table, extras: pa.Table | None) -> pa.Table:
     if extras is None:
         return table
     prompt_ids, *columns = extras.columns
-    place = {prompt_id: row for row, prompt_id in enumerate(prompt_ids.to_pylist())}
-    rows = [place[prompt_id] for prompt_id in table.column("prompt_id").to_pylist()]
+    rows = pc.index_in(table.column("prompt_id"), value_set=prompt_ids)
     for name, column in zip(extras.column_names[1:], columns, strict=True):
-        values = column.take(pa.array(rows, pa.int64()))
-        table = table.append_column(free_name(name, table.column_names), values)
+        table = table.append_column(free_name(name, table.column_names), column.take(rows))
     return table
 
 
@@ -118,16 +119,15 @@ def _write_images(
 ) -> list[ImageRecord]:
     written: list[ImageRecord] = []
     pending: deque[Future[list[ImageRecord]]] = deque()
-    given = iter(images)
 
-    def work(part: Sequence[tuple[ImageRecord, bytes]]) -> list[ImageRecord]:
+    def work(part: Part) -> list[ImageRecord]:
         paths = [layout.image_path(index, record.image_id, image_format) for record, _ in part]
         for path, (_, content) in zip(paths, part, strict=True):
             storage.write_bytes(path, content)
         return _with_files(paths, part)
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        while part := list(islice(given, A_WRITER)):
+        for part in _parts(images, A_WRITER):
             pending.append(pool.submit(work, part))
             while len(pending) > WRITERS:
                 written += pending.popleft().result()
@@ -139,33 +139,40 @@ def _write_images(
 def _write_archive(
     storage: Storage, index: int, images: Images, section: PublishConfig, extras: pa.Table | None
 ) -> tuple[list[ImageRecord], pa.Table, DataFile | None]:
-    """All images in one file; none where there are none."""
+    """All images in one file, a group at a time; no file where there are none."""
     path = layout.archive_path(section.format, index)
-    given = list(images)
-    parts = [given[start : start + A_WRITER] for start in range(0, len(given), A_WRITER)]
-    with ThreadPoolExecutor(WRITERS) as pool:
-        described = pool.map(partial(_with_files, [path] * A_WRITER), parts)
-        records = list(chain.from_iterable(described))
-        table = with_extras(to_table(records, ImageRecord), extras)
-        if not records:
-            return records, table, None
-        pack = pack_table if section.format == "parquet" else pack_tar
-        suffix = layout.image_suffix(section.image_format)
-        content = pack(table, [picture for _, picture in given], suffix)
-        written = pool.submit(storage.write_bytes, path, content)
-        file = data_file(path, content)
-        written.result()
-    return records, table, file
+    records: list[ImageRecord] = []
+    tables = [with_extras(to_table(records, ImageRecord), extras)]
+
+    def groups() -> Iterator[Group]:
+        for part in _parts(images, PICTURES_A_GROUP):
+            described = _with_files([path] * len(part), part)
+            records.extend(described)
+            tables.append(with_extras(to_table(described, ImageRecord), extras))
+            yield tables[-1], [picture for _, picture in part]
+
+    given = groups()
+    first = next(given, None)
+    if first is None:
+        return records, tables[0], None
+    write = write_table if section.format == "parquet" else write_tar
+    with storage.writing(path) as stream, DigestingStream(stream) as digesting:
+        write(digesting, chain([first], given), layout.image_suffix(section.image_format))
+    file = DataFile(path, digesting.written, digesting.hexdigest())
+    return records, pa.concat_tables(tables), file
 
 
-def _with_files(
-    paths: Sequence[str], part: Sequence[tuple[ImageRecord, bytes]]
-) -> list[ImageRecord]:
+def _parts(images: Images, size: int) -> Iterator[Part]:
+    given = iter(images)
+    while part := list(islice(given, size)):
+        yield part
+
+
+def _with_files(paths: Sequence[str], part: Part) -> list[ImageRecord]:
     """Records with what is known of their files, whose digests take as long as writing them."""
-    files = [data_file(path, content) for path, (_, content) in zip(paths, part, strict=False)]
     return [
-        replace(record, path=file.path, bytes=file.bytes, sha256=file.sha256)
-        for file, (record, _) in zip(files, part, strict=True)
+        replace(record, path=path, bytes=len(content), sha256=sha256(content).hexdigest())
+        for path, (record, content) in zip(paths, part, strict=True)
     ]
 
 

@@ -127,6 +127,22 @@ class Storage:
         with clear_errors("write", self.url(path)):
             self._put(path, content)
 
+    @contextmanager
+    def writing(self, path: str) -> Iterator[BinaryIO]:
+        """A stream for the bytes of a whole file, which appears when the block ends.
+
+        Nothing appears of a block that raises. On a local disk they lie there meanwhile, elsewhere
+        in memory.
+        """
+        with clear_errors("write", self.url(path)):
+            if self._local:
+                with self._replacing(Path(self._full(path))) as stream:
+                    yield stream
+            else:
+                content = io.BytesIO()
+                yield content
+                self._put(path, content.getvalue())
+
     def create(self, path: str, content: bytes) -> bool:
         """Write a whole file only if there is none of this name; whether it was written.
 
@@ -151,7 +167,8 @@ class Storage:
         temporary = Path(self._root, TEMPORARY_FOLDER, uuid.uuid4().hex)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write_new(temporary, content)
+            with _open_new(temporary) as file:
+                file.write(content)
             try:
                 os.link(temporary, target)
             except PermissionError:  # a file system without hard links
@@ -165,16 +182,20 @@ class Storage:
 
     def _put(self, path: str, content: bytes) -> None:
         if self._local:
-            self._write_local(Path(self._full(path)), content)
+            with self._replacing(Path(self._full(path))) as stream:
+                stream.write(content)
         else:
             kind = layout.CONTENT_TYPES.get(path.rpartition(".")[2]) if self._on_s3 else None
             told = {"ContentType": kind} if kind else {}
             self._file_system.pipe_file(self._full(path), content, **told)
 
-    def _write_local(self, target: Path, content: bytes) -> None:
+    @contextmanager
+    def _replacing(self, target: Path) -> Iterator[BinaryIO]:
+        """A new local file under a temporary name, which gets its own when the block ends."""
         temporary = Path(self._root, TEMPORARY_FOLDER, uuid.uuid4().hex)
         try:
-            _write_new(temporary, content)
+            with _open_new(temporary) as stream:
+                yield stream
             try:
                 os.replace(temporary, target)
             except FileNotFoundError:
@@ -346,12 +367,12 @@ def _options_from_environment(protocol: str) -> dict[str, Any]:
     }
 
 
-def _write_new(path: Path, content: bytes) -> None:
+def _open_new(path: Path) -> BinaryIO:
     try:
-        path.write_bytes(content)
+        return path.open("xb")
     except FileNotFoundError:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        return path.open("xb")
 
 
 def _walk(folder: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -51,12 +52,9 @@ def read_pictures(folder: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted(folder.iterdir())]
 
 
-def write_ours(form: Any, pictures: list[bytes], output: Path) -> None:
-    """As `publish` does."""
-    from rudalle_lib.config_publish import PublishConfig
+def described_ours(pictures: list[bytes]) -> list[Any]:
+    """Pictures and what a run knows of them."""
     from rudalle_lib.records import ImageRecord
-    from rudalle_lib.shards import write_shard
-    from rudalle_lib.storage import Storage
 
     def record(number: int) -> ImageRecord:
         return ImageRecord(
@@ -67,18 +65,28 @@ def write_ours(form: Any, pictures: list[bytes], output: Path) -> None:
             vqgan="demo-vqgan", scorer="demo-ruclip", upscaler=None,
         )  # fmt: skip
 
-    storage = Storage(str(output))
-    for start in range(0, len(pictures), SHARD):
-        some = enumerate(pictures[start : start + SHARD], start)
-        write_shard(
-            storage,
-            start // SHARD,
-            ((record(n), png) for n, png in some),
-            PublishConfig(format=form),
-        )
+    return [(record(number), picture) for number, picture in enumerate(pictures)]
 
 
-def write_theirs(form: str, pictures: list[bytes], output: Path) -> None:
+def write_ours(form: Any, images: list[Any], output: Path) -> None:
+    """As `publish` does."""
+    from rudalle_lib.config_publish import PublishConfig
+    from rudalle_lib.shards import write_shard
+    from rudalle_lib.storage import Storage
+
+    storage, section = Storage(str(output)), PublishConfig(format=form)
+    for start in range(0, len(images), SHARD):
+        write_shard(storage, start // SHARD, images[start : start + SHARD], section)
+
+
+def described_theirs(pictures: list[bytes]) -> list[Any]:
+    """Pictures, their keys, and what a downloader knows of them."""
+    known = {"caption": CAPTION, "width": SIDE, "height": SIDE}
+    keys = (f"{number:09d}" for number in range(len(pictures)))
+    return [(png, key, {"key": key, **known}) for key, png in zip(keys, pictures, strict=True)]
+
+
+def write_theirs(form: str, images: list[Any], output: Path) -> None:
     """As img2dataset does; its writers alone: the package wants a downloader's libraries."""
     import pyarrow as pa
 
@@ -95,22 +103,20 @@ def write_theirs(form: str, pictures: list[bytes], output: Path) -> None:
         + [("height", pa.int32()), ("sha256", pa.string())]
     )
     output.mkdir()
-    for start in range(0, len(pictures), SHARD):
+    for start in range(0, len(images), SHARD):
         made = getattr(writers, THEIRS[form])
         writer = made(start // SHARD, str(output), True, 5, schema, "png")
-        for number, png in enumerate(pictures[start : start + SHARD], start):
-            key = f"{number:09d}"
+        for png, key, known in images[start : start + SHARD]:
             digest = hashlib.sha256(png).hexdigest()  # as its downloader does
-            meta = {"key": key, "caption": CAPTION, "width": SIDE, "height": SIDE}
-            meta["sha256"] = digest
-            writer.write(png, key, CAPTION, meta)
+            writer.write(png, key, CAPTION, {**known, "sha256": digest})
         writer.close()
 
 
 def images_a_second(which: str, form: str, pictures: Path, output: Path) -> float:
     """In this process: a shard to warm up, for a run has thousands, then all to be measured."""
     write = write_ours if which == "ours" else write_theirs
-    images = read_pictures(pictures)
+    describe = described_ours if which == "ours" else described_theirs
+    images = describe(read_pictures(pictures))
     write(form, images[:SHARD], output / "warm")
     started = time.perf_counter()
     write(form, images, output / "measured")
@@ -124,9 +130,9 @@ def in_turns(form: str, images: int, rounds: int) -> dict[str, list[float]]:
         pictures = Path(folder, "pictures")
         pictures.mkdir()
         make_pictures(pictures, images)
-        for turn in range(rounds):
+        for _ in range(rounds + 1):  # the first is not counted
             for which, python in (("ours", sys.executable), ("theirs", str(PEERS))):
-                output = Path(folder, f"{which}-{turn}")
+                output = Path(folder, which)
                 output.mkdir()
                 words = ["-m", "tests.benchmarks.writing", "--here", which, "--form", form]
                 command = [python, *words, "--pictures", str(pictures), "--output", str(output)]
@@ -135,7 +141,8 @@ def in_turns(form: str, images: int, rounds: int) -> dict[str, list[float]]:
                     env={**os.environ, "PYTHONPATH": str(ROOT)},
                 ).stdout  # fmt: skip
                 speeds[which].append(float(json.loads(said)))
-    return speeds
+                shutil.rmtree(output)  # its memory is there for the next one, which then waits not
+    return {which: measured[1:] for which, measured in speeds.items()}
 
 
 def main() -> None:

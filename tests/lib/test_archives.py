@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from rudalle_lib.archives import pack_table, pack_tar, unpack_table, unpack_tar
+from rudalle_lib.archives import unpack_table, unpack_tar, write_table, write_tar
 from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.errors import StorageError
 from rudalle_lib.published import PublishedPictures
@@ -23,6 +24,16 @@ from tests.lib.test_shards import images, record
 
 IDS = (("a", 0), ("b.c", 1), ("b-c", 1))
 """A prompt id may hold dots, at which WebDataset ends a name."""
+
+
+def packed(write: Callable[..., None], table: pa.Table, pictures: list[bytes], group: int) -> bytes:
+    """What is written of some pictures, a group at a time."""
+    stream = io.BytesIO()
+    starts = range(0, len(pictures), group)
+    groups = ((table.slice(start, group), pictures[start : start + group]) for start in starts)
+    write(stream, groups, "png")
+    assert not stream.closed
+    return stream.getvalue()
 
 
 def png(value: int) -> bytes:
@@ -46,7 +57,7 @@ def table() -> pa.Table:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it closes none
 def test_webdataset_reads_a_tar(table: pa.Table, pictures: list[bytes], tmp_path: Path) -> None:
-    (tmp_path / "00000.tar").write_bytes(pack_tar(table, pictures, "png"))
+    (tmp_path / "00000.tar").write_bytes(packed(write_tar, table, pictures, 3))
     reader = webdataset.WebDataset(str(tmp_path / "00000.tar"), shardshuffle=False)
     found = list(reader.decode("pil"))
     assert [sample["json"]["image_id"] for sample in found] == table["image_id"].to_pylist()
@@ -58,11 +69,11 @@ def test_webdataset_reads_a_tar(table: pa.Table, pictures: list[bytes], tmp_path
 def test_a_tar_gives_its_pictures_back_and_is_always_the_same(
     table: pa.Table, pictures: list[bytes]
 ) -> None:
-    content = pack_tar(table, pictures, "png")
+    content = packed(write_tar, table, pictures, 3)
     assert unpack_tar(content, "it") == dict(
         zip(table["image_id"].to_pylist(), pictures, strict=True)
     )
-    assert pack_tar(table, pictures, "png") == content
+    assert all(packed(write_tar, table, pictures, group) == content for group in (1, 2))
 
 
 @pytest.mark.parametrize("content", [b"no tar at all", b""])
@@ -74,7 +85,7 @@ def test_what_is_no_tar_and_no_table_is_named(content: bytes) -> None:
 
 
 def test_a_tar_is_what_tarfile_writes(table: pa.Table, pictures: list[bytes]) -> None:
-    content = pack_tar(table, pictures, "png")
+    content = packed(write_tar, table, pictures, 3)
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         members = tar.getmembers()
         files = [(member, tar.extractfile(member)) for member in members]
@@ -88,19 +99,19 @@ def test_a_tar_is_what_tarfile_writes(table: pa.Table, pictures: list[bytes]) ->
 def test_a_table_holds_pictures_as_hugging_face_has_them(
     table: pa.Table, pictures: list[bytes]
 ) -> None:
-    content = pack_table(table, pictures, "png")
-    packed = pq.read_table(io.BytesIO(content))
-    assert packed.column_names == ["image", "image_id", "text", "day", "input_image"]
-    assert packed["image"][1].as_py() == {"bytes": pictures[1], "path": "b.c-001.png"}
-    told = json.loads(packed.schema.metadata[b"huggingface"])
+    content = packed(write_table, table, pictures, 3)
+    read = pq.read_table(io.BytesIO(content))
+    assert read.column_names == ["image", "image_id", "text", "day", "input_image"]
+    assert read["image"][1].as_py() == {"bytes": pictures[1], "path": "b.c-001.png"}
+    told = json.loads(read.schema.metadata[b"huggingface"])
     assert told["info"]["features"] == {"image": {"_type": "Image"}}
     assert list(unpack_table(content, "it").values()) == pictures
 
 
 def test_names_of_a_table_never_collide(table: pa.Table, pictures: list[bytes]) -> None:
     table = table.append_column("input_image", table["day"])
-    packed = pq.read_table(io.BytesIO(pack_table(table, pictures, "png")))
-    assert packed.column_names[-2:] == ["input_input_image", "input_image"]
+    read = pq.read_table(io.BytesIO(packed(write_table, table, pictures, 3)))
+    assert read.column_names[-2:] == ["input_input_image", "input_image"]
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,24 @@ def test_an_input_can_be_read_in_pieces(storage: Storage) -> None:
         assert stream.read() == bytes([253, 254, 255])
 
 
+def test_a_file_that_is_written_in_pieces_appears_at_the_end(storage: Storage) -> None:
+    with storage.writing("a/b.bin") as stream:
+        stream.write(b"12")
+        stream.write(b"3")
+        assert storage.list() == []
+    assert storage.read_bytes("a/b.bin") == b"123"
+
+
+def test_nothing_appears_of_a_file_whose_writer_fails(storage: Storage) -> None:
+    storage.write_bytes("a.bin", b"old")
+    full = pytest.raises(StorageError, match=r"Cannot write .*a\.bin: the disk is full")
+    with full, storage.writing("a.bin") as stream:
+        stream.write(b"new")
+        raise OSError(28, "No space left on device")
+    assert storage.read_bytes("a.bin") == b"old"
+    assert storage.list() == ["a.bin"]
+
+
 # --- the local disk ------------------------------------------------------------------------------
 
 
