@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rudalle_lib.models.doubling_conv import DoublingConv
-from rudalle_lib.models.precision import use_dtype
+from rudalle_lib.models.precision import in_strips, use_dtype
 
 PICTURE_CHANNELS = 3
 SCALES = (2, 4, 8)
@@ -101,7 +101,7 @@ class RrdbNet(nn.Module):
         for conv in self._upsampling_convs():
             hidden = leaky_relu(conv(hidden))
         hidden = leaky_relu(self.conv_hr(hidden))
-        return self.conv_last(hidden.to(self.conv_last.weight.dtype))
+        return in_strips(self.conv_last, hidden)
 
     def use_dtype(self, dtype: torch.dtype) -> None:
         """Work in a precision, but for the last layer; see `precision`."""

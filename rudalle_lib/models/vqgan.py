@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rudalle_lib.models.doubling_conv import DoublingConv
 from rudalle_lib.models.haar import HAAR_BANDS, PICTURE_CHANNELS, InverseHaar
 from rudalle_lib.models.one_by_one import one_by_one
-from rudalle_lib.models.precision import use_dtype
+from rudalle_lib.models.precision import in_strips, use_dtype
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class Decoder(nn.Module):
         for level in reversed(self.up):  # the list is finest first, as in the checkpoint
             hidden = level(hidden)
         hidden = silu(self.norm_out(hidden))
-        return self.conv_out(hidden.to(self.conv_out.weight.dtype))
+        return in_strips(self.conv_out, hidden)
 
 
 class DecoderLevel(nn.Module):
@@ -308,9 +308,25 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.norm = group_norm(width, norm_groups)
         self.q = nn.Conv2d(width, width, 1)
-        self.k = nn.Conv2d(width, width, 1)
-        self.v = nn.Conv2d(width, width, 1)
+        self.k: nn.Module = nn.Conv2d(width, width, 1)
+        self.v: nn.Module = nn.Conv2d(width, width, 1)
         self.proj_out = nn.Conv2d(width, width, 1)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Two products instead of four from now on; the weights must not change any more.
+
+        As q.k = (k^T q).x, but for what is the same for all keys, and as p v x is the projection of
+        the mean of x, the normed features themselves can be keys and values.
+        """
+        convs = (self.q, self.k, self.v, self.proj_out)
+        q, k, v, out = (conv.get_parameter("weight").flatten(1) for conv in convs)
+        q_bias, _, v_bias, out_bias = (conv.get_parameter("bias") for conv in convs)
+        out_bias.add_(out @ v_bias)
+        q_bias.copy_(k.T @ q_bias)
+        self.proj_out.weight.copy_((out @ v)[..., None, None])
+        self.q.weight.copy_((k.T @ q)[..., None, None])
+        self.k = self.v = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] to the same shape."""

@@ -5,6 +5,8 @@ import torch
 from torch import Tensor
 
 from rudalle_lib.images import to_uint8
+from rudalle_lib.models.precision import in_strips
+from rudalle_lib.models.vqgan import AttentionBlock
 from rudalle_lib.upscaling import upscale
 from rudalle_lib.weights import load_upscaler, load_vqgan
 
@@ -44,3 +46,24 @@ def test_enlarged_pictures_are_at_least_45_db_from_those_of_float32(pictures: Te
         for dtype in (BFLOAT16, torch.float32)
     ]
     assert psnr(*made) >= 45
+
+
+@pytest.mark.parametrize("height", [5, 32, 33, 97])
+@torch.inference_mode()
+def test_a_convolution_in_strips_gives_the_bits_of_the_whole(height: int) -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(8, 3, 3, padding=1)
+    hidden = torch.randn(2, 8, height, 11).to(BFLOAT16)
+    assert torch.equal(in_strips(conv, hidden), conv(hidden.float()))
+    assert torch.equal(in_strips(conv, hidden.float()), conv(hidden.float()))
+
+
+@torch.inference_mode()
+def test_attention_in_two_products_gives_what_four_give() -> None:
+    torch.manual_seed(0)
+    block = AttentionBlock(16, norm_groups=4).double()
+    features = torch.randn(2, 16, 5, 6, dtype=torch.float64)
+    expected = block(features)
+    block.fold()
+    torch.testing.assert_close(block(features), expected, rtol=0, atol=1e-12)
+    assert sum(isinstance(layer, torch.nn.Conv2d) for layer in block.modules()) == 2
