@@ -30,7 +30,7 @@ PICTURES_A_GROUP = 64
 """Pictures that go into a file at a time. In Parquet one is read with those of its group only."""
 
 #: Bytes that Arrow puts together before they are written.
-WRITE_BUFFER = 2**18
+WRITE_BUFFER = 2**19
 
 NOT_PICTURES = ("txt", "json")
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import chain, islice
 
@@ -39,11 +39,10 @@ Part = list[tuple[ImageRecord, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class WrittenShard:
-    """What was written: the records with their files, the metadata file, bytes of all images, and
-    the file that holds them, if one does.
+    """What was written: the metadata file, the bytes of all images, and the file that holds them,
+    if one does.
     """
 
-    records: tuple[ImageRecord, ...]
     metadata: DataFile
     image_bytes: int
     archive: DataFile | None = None
@@ -70,17 +69,15 @@ def write_shard(
         StorageError: something cannot be written.
     """
     storage.delete(layout.shard_manifest_path(index))
-    archive: DataFile | None = None
     if section.format == "files":
-        records = _write_images(storage, index, images, section.image_format)
-        table = with_extras(to_table(records, ImageRecord), extras)
+        archive = None
+        table = _write_images(storage, index, images, section.image_format, extras)
     else:
-        records, table, archive = _write_archive(storage, index, images, section, extras)
-    _delete_others(storage, index, {record.path for record in records})
+        table, archive = _write_archive(storage, index, images, section, extras)
+    _delete_others(storage, index, set(table.column("path").to_pylist()))
     path = layout.metadata_path(index)
     metadata = data_file(path, storage.write_table(path, table))
-    size = sum(record.bytes for record in records)
-    return WrittenShard(tuple(records), metadata, size, archive)
+    return WrittenShard(metadata, pc.sum(table.column("bytes")).as_py() or 0, archive)
 
 
 def write_rejects(storage: Storage, index: int, rejects: Iterable[RejectRecord]) -> DataFile:
@@ -115,51 +112,54 @@ def with_extras(table: pa.Table, extras: pa.Table | None) -> pa.Table:
 
 
 def _write_images(
-    storage: Storage, index: int, images: Images, image_format: str
-) -> list[ImageRecord]:
-    written: list[ImageRecord] = []
-    pending: deque[Future[list[ImageRecord]]] = deque()
+    storage: Storage, index: int, images: Images, image_format: str, extras: pa.Table | None
+) -> pa.Table:
+    """Each image in a file of its own; the metadata."""
+    records: list[ImageRecord] = []
+    files: list[DataFile] = []
+    pending: deque[Future[list[DataFile]]] = deque()
 
-    def work(part: Part) -> list[ImageRecord]:
-        paths = [layout.image_path(index, record.image_id, image_format) for record, _ in part]
-        for path, (_, content) in zip(paths, part, strict=True):
+    def write(part: Part) -> list[DataFile]:
+        written = []
+        for record, content in part:
+            path = layout.image_path(index, record.image_id, image_format)
             storage.write_bytes(path, content)
-        return _with_files(paths, part)
+            written.append(data_file(path, content))
+        return written
 
     with ThreadPoolExecutor(WRITERS) as pool:
         for part in _parts(images, A_WRITER):
-            pending.append(pool.submit(work, part))
+            records += [record for record, _ in part]
+            pending.append(pool.submit(write, part))
             while len(pending) > WRITERS:
-                written += pending.popleft().result()
+                files += pending.popleft().result()
         for future in pending:
-            written += future.result()
-    return written
+            files += future.result()
+    return _metadata(records, files, extras)
 
 
 def _write_archive(
     storage: Storage, index: int, images: Images, section: PublishConfig, extras: pa.Table | None
-) -> tuple[list[ImageRecord], pa.Table, DataFile | None]:
-    """All images in one file, a group at a time; no file where there are none."""
+) -> tuple[pa.Table, DataFile | None]:
+    """All images in one file, a group at a time, none where there are no images; the metadata."""
     path = layout.archive_path(section.format, index)
-    records: list[ImageRecord] = []
-    tables = [with_extras(to_table(records, ImageRecord), extras)]
+    tables = [_metadata([], [], extras)]
 
     def groups() -> Iterator[Group]:
         for part in _parts(images, PICTURES_A_GROUP):
-            described = _with_files([path] * len(part), part)
-            records.extend(described)
-            tables.append(with_extras(to_table(described, ImageRecord), extras))
-            yield tables[-1], [picture for _, picture in part]
+            records, pictures = zip(*part, strict=True)
+            tables.append(_metadata(records, [data_file(path, file) for file in pictures], extras))
+            yield tables[-1], pictures
 
     given = groups()
     first = next(given, None)
     if first is None:
-        return records, tables[0], None
+        return tables[0], None
     write = write_table if section.format == "parquet" else write_tar
     with storage.writing(path) as stream, DigestingStream(stream) as digesting:
         write(digesting, chain([first], given), layout.image_suffix(section.image_format))
     file = DataFile(path, digesting.written, digesting.hexdigest())
-    return records, pa.concat_tables(tables), file
+    return pa.concat_tables(tables), file
 
 
 def _parts(images: Images, size: int) -> Iterator[Part]:
@@ -168,12 +168,17 @@ def _parts(images: Images, size: int) -> Iterator[Part]:
         yield part
 
 
-def _with_files(paths: Sequence[str], part: Part) -> list[ImageRecord]:
-    """Records with what is known of their files, whose digests take as long as writing them."""
-    return [
-        replace(record, path=path, bytes=len(content), sha256=sha256(content).hexdigest())
-        for path, (record, content) in zip(paths, part, strict=True)
-    ]
+def _metadata(
+    records: Sequence[ImageRecord], files: Sequence[DataFile], extras: pa.Table | None
+) -> pa.Table:
+    """A row an image, with what is known of the file that it is, or of its part of one."""
+    table = to_table(records, ImageRecord)
+    for name in ("path", "bytes", "sha256"):
+        place = table.schema.get_field_index(name)
+        field = table.schema.field(place)
+        values = [getattr(file, name) for file in files]
+        table = table.set_column(place, field, pa.array(values, field.type))
+    return with_extras(table, extras)
 
 
 def _delete_others(storage: Storage, index: int, kept: Set[str]) -> None:

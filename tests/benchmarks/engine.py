@@ -119,6 +119,8 @@ def picture_rows(bench: Bench, quick: bool) -> list[Row]:
     return [
         ratio("VQ-GAN decode, images/s", "rudalle vae.decode", 3, vqgan[rate], vae[rate]),
         Row("... PSNR of bfloat16 to float32", "itself", "45 dB", f"{psnr:.1f} dB", psnr >= 45),
+        Row("VQ-GAN's convolutions alone", "-", "-", f"{vqgan['share']:.0%} of its time, "
+            f"{vqgan[rate] / vqgan['share'] / vae[rate]:.2f}x of rudalle's vae.decode", True),
         ratio("super-resolution x2 of 256 px, images/s", "rudalle super_resolution", 8,
               large[rate], slow[rate]),
         ratio("ruCLIP scores, images/s", "ruclip Predictor", 2, scores[rate], predictor[rate]),
