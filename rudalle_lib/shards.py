@@ -60,8 +60,8 @@ def write_shard(
     Args:
         storage: the output.
         index: of the shard.
-        images: the files are in `section.image_format`; where they stay files, they are read only
-            a few ahead of the uploads.
+        images: the files are in `section.image_format`; they are read only a few ahead of what is
+            written.
         section: says in which form they are published.
         extras: the pass-through columns after `prompt_id` (`planning.read_extras`).
 
