@@ -128,6 +128,7 @@ def test_everything_can_be_done_with_the_keyboard(gallery: Page) -> None:
     keyboard.press("Escape")
     gallery.wait_for_function(f"{focused} === {columns + 2}")  # told of the closing a moment later
     expect(gallery.locator("#large")).to_be_hidden()
+    assert gallery.evaluate(focused) == columns + 2
     keyboard.press("End")
     assert gallery.evaluate(focused) == 7_499
     assert gallery.evaluate("document.activeElement.getBoundingClientRect().top < innerHeight")
