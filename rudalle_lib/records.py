@@ -360,12 +360,12 @@ _ARROW_TYPES = {
     int: pa.int64(),
     float: pa.float64(),
 }
-_hints: Any = cache(get_type_hints)  # which takes longer than making a table of few rows
 
 
+@cache  # making it takes longer than making a table of few rows
 def schema(record: type[Any]) -> pa.Schema:
     """The Arrow schema of a record type, with the columns' descriptions as field metadata."""
-    hints = _hints(record, include_extras=True)
+    hints = get_type_hints(record, include_extras=True)
     return pa.schema([_column(item.name, hints[item.name]) for item in fields(record)])
 
 
