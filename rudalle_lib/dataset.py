@@ -11,7 +11,8 @@ import pyarrow as pa
 from rudalle_lib import layout
 from rudalle_lib.errors import StorageError
 from rudalle_lib.manifest import read_shard_manifests
-from rudalle_lib.records import ImageRecord, RejectRecord, schema
+from rudalle_lib.record_tables import schema
+from rudalle_lib.records import ImageRecord, RejectRecord
 from rudalle_lib.storage import Storage
 
 

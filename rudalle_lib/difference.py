@@ -12,7 +12,8 @@ from rudalle_lib.config import RunConfig, ScoreConfig
 from rudalle_lib.errors import DamagedError, ShardError
 from rudalle_lib.manifest import read_run_manifest, read_shard_manifests
 from rudalle_lib.planning import plan_run
-from rudalle_lib.records import RunManifest, ScoreRecord, ShardManifest, ShardSpec, from_table
+from rudalle_lib.record_tables import from_table
+from rudalle_lib.records import RunManifest, ScoreRecord, ShardManifest, ShardSpec
 from rudalle_lib.report import current_report
 from rudalle_lib.selection import kept
 from rudalle_lib.stages import STAGES, fingerprints, stages_off

@@ -22,6 +22,7 @@ from rudalle_lib import layout
 from rudalle_lib.errors import StorageError
 from rudalle_lib.gallery import Entry, Gallery, render_chunk, render_gallery
 from rudalle_lib.published import is_archive
+from rudalle_lib.record_tables import from_table, schema
 from rudalle_lib.records import (
     PictureRecord,
     RejectRecord,
@@ -29,8 +30,6 @@ from rudalle_lib.records import (
     ScoreRecord,
     ShardManifest,
     TokensRecord,
-    from_table,
-    schema,
 )
 from rudalle_lib.storage import Storage
 

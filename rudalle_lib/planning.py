@@ -29,7 +29,8 @@ from rudalle_lib.config import RunConfig
 from rudalle_lib.digests import digest_of_bytes
 from rudalle_lib.errors import ShardError, StorageError
 from rudalle_lib.prompts import EXTRA, STAGE, PromptBlock, prompts_of, read_prompt_blocks
-from rudalle_lib.records import Prompt, RejectRecord, ShardSpec, reject, to_table
+from rudalle_lib.record_tables import to_table
+from rudalle_lib.records import Prompt, RejectRecord, ShardSpec, reject
 from rudalle_lib.storage import Storage, public_url
 
 #: Plan files written or read at once; object stores answer each in some ten milliseconds.

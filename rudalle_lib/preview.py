@@ -20,7 +20,8 @@ from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import PromptError
 from rudalle_lib.prompts import read_prompt_blocks
 from rudalle_lib.publishing import judge, read_shard_results
-from rudalle_lib.records import PictureRecord, ShardManifest, StageArtifact, from_table
+from rudalle_lib.record_tables import from_table
+from rudalle_lib.records import PictureRecord, ShardManifest, StageArtifact
 from rudalle_lib.stages import read_artifact
 from rudalle_lib.storage import Storage, public_url
 

@@ -25,6 +25,7 @@ from rudalle_lib.config import DEMO_PROMPTS, MAX_SIDE
 from rudalle_lib.digests import canonical_json
 from rudalle_lib.errors import PromptError
 from rudalle_lib.prompt_tables import BadRow, Block, Columns, read_blocks
+from rudalle_lib.record_tables import schema
 from rudalle_lib.records import (
     REJECT_TEXT_LENGTH,
     Overrides,
@@ -33,7 +34,6 @@ from rudalle_lib.records import (
     Reason,
     RejectRecord,
     reject,
-    schema,
 )
 from rudalle_lib.storage import open_input, public_url
 from rudalle_lib.storage_errors import clear_errors

@@ -19,6 +19,7 @@ from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.images import decode_image, encode_image
 from rudalle_lib.manifest import write_shard_manifest
 from rudalle_lib.planning import read_extras
+from rudalle_lib.record_tables import from_table
 from rudalle_lib.records import (
     CutoutRecord,
     ImageRecord,
@@ -30,7 +31,6 @@ from rudalle_lib.records import (
     StageArtifact,
     TokensRecord,
     TranslationRecord,
-    from_table,
     reject,
 )
 from rudalle_lib.selection import Rejection, rejections

@@ -1,7 +1,7 @@
 """The data types of a run, and through them every column and JSON key that is written to disk.
 
-All are frozen dataclasses of plain values. `schema(ImageRecord)` is the Arrow schema of its Parquet
-form: the field's type is the column's type, the text beside it the column's description.
+All are frozen dataclasses of plain values. In Parquet a record is a row, as `record_tables` makes
+it: the field's type is the column's type, the text beside it the column's description.
 
 Where the records lie (see also `planning`, `manifest`, `shards`):
 
@@ -16,11 +16,9 @@ Where the records lie (see also `planning`, `manifest`, `shards`):
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from functools import cache
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, Literal, get_args
 
 import pyarrow as pa
 
@@ -45,8 +43,6 @@ REASONS: tuple[str, ...] = get_args(Reason)
 
 #: The longest text that a reject keeps, in characters: enough to recognise the row by.
 REJECT_TEXT_LENGTH = 500
-
-Record = TypeVar("Record")
 
 
 # --- prompts -----------------------------------------------------------------------------------
@@ -349,51 +345,3 @@ def reject(
     """A `RejectRecord` whose text is cut to `REJECT_TEXT_LENGTH` characters."""
     shown = text[:REJECT_TEXT_LENGTH] if text is not None else None
     return RejectRecord(prompt_id, image_id, shown, stage, reason, detail)
-
-
-# --- Arrow -------------------------------------------------------------------------------------
-
-_ARROW_TYPES = {
-    str: pa.string(),
-    bytes: pa.binary(),
-    bool: pa.bool_(),
-    int: pa.int64(),
-    float: pa.float64(),
-}
-
-
-@cache  # making it takes longer than making a table of few rows
-def schema(record: type[Any]) -> pa.Schema:
-    """The Arrow schema of a record type, with the columns' descriptions as field metadata."""
-    hints = get_type_hints(record, include_extras=True)
-    return pa.schema([_column(item.name, hints[item.name]) for item in fields(record)])
-
-
-def _column(name: str, hint: Any) -> pa.Field:
-    notes: list[Any] = []
-    if get_origin(hint) is Annotated:
-        hint, *notes = get_args(hint)
-    nullable = get_origin(hint) in (Union, types.UnionType)
-    plain = next(item for item in get_args(hint) if item is not type(None)) if nullable else hint
-    arrow = next((note for note in notes if isinstance(note, pa.DataType)), None)
-    description = next((note for note in notes if isinstance(note, str)), "")
-    return pa.field(
-        name, arrow or _ARROW_TYPES[plain], nullable, metadata={"description": description}
-    )
-
-
-def to_table(records: Iterable[Record], record: type[Record]) -> pa.Table:
-    """A table of the records, in order; its schema is `schema(record)`."""
-    arrow, rows = schema(record), list(records)
-    arrays = [pa.array([getattr(row, item.name) for row in rows], item.type) for item in arrow]
-    return pa.Table.from_arrays(arrays, schema=arrow)
-
-
-def from_table(table: pa.Table, record: type[Record]) -> list[Record]:
-    """The rows of a table as records; columns that the record does not know are left out.
-
-    Raises `KeyError` where a column of the record is missing.
-    """
-    names = schema(record).names
-    columns = [table.column(name).to_pylist() for name in names]
-    return [record(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)]

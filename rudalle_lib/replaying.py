@@ -29,14 +29,9 @@ from rudalle_lib.manifest import read_shard_manifest
 from rudalle_lib.planning import read_plan, read_shard
 from rudalle_lib.preparation import prepare
 from rudalle_lib.published import PublishedPictures
+from rudalle_lib.record_tables import from_table
 from rudalle_lib.recorded import read_recorded_run, recorded_config, recorded_weights
-from rudalle_lib.records import (
-    PictureRecord,
-    Prompt,
-    ShardSpec,
-    TokensRecord,
-    from_table,
-)
+from rudalle_lib.records import PictureRecord, Prompt, ShardSpec, TokensRecord
 from rudalle_lib.stages import weight_digests
 from rudalle_lib.storage import Storage
 from rudalle_lib.translation import Translation, in_russian, language_of

@@ -37,14 +37,8 @@ from rudalle_lib.manifest import (
 from rudalle_lib.metrics import prometheus_text
 from rudalle_lib.planning import read_tables
 from rudalle_lib.published import PublishedPictures
-from rudalle_lib.records import (
-    ImageRecord,
-    RunManifest,
-    RunTotals,
-    ShardManifest,
-    from_table,
-    schema,
-)
+from rudalle_lib.record_tables import from_table, schema
+from rudalle_lib.records import ImageRecord, RunManifest, RunTotals, ShardManifest
 from rudalle_lib.run_figures import ScoreSummary
 from rudalle_lib.stages import IMAGE_ENCODER, models
 from rudalle_lib.storage import Storage

@@ -19,7 +19,8 @@ from rudalle_lib.errors import StorageError
 from rudalle_lib.faults import Audit, Row
 from rudalle_lib.images import decode_image, encode_image
 from rudalle_lib.published import PublishedPictures
-from rudalle_lib.records import PictureRecord, ShardManifest, from_table
+from rudalle_lib.record_tables import from_table
+from rudalle_lib.records import PictureRecord, ShardManifest
 from rudalle_lib.scoring import Scorer
 from rudalle_lib.storage import Storage
 from rudalle_lib.weights import load_scorer

@@ -17,14 +17,8 @@ from rudalle_lib import layout
 from rudalle_lib.errors import ConfigError, DamagedError
 from rudalle_lib.lease import hold
 from rudalle_lib.manifest import read_shard_manifests
-from rudalle_lib.records import (
-    REASONS,
-    Prompt,
-    RejectRecord,
-    ShardManifest,
-    ShardSpec,
-    from_table,
-)
+from rudalle_lib.record_tables import from_table
+from rudalle_lib.records import REASONS, Prompt, RejectRecord, ShardManifest, ShardSpec
 from rudalle_lib.stages import REOPENED, refused_in, with_refused
 from rudalle_lib.storage import Storage
 

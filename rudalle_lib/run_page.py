@@ -12,7 +12,8 @@ from rudalle_lib.config import RunConfig
 from rudalle_lib.contact_sheet import draw_contact_sheet
 from rudalle_lib.dataset_card import describe_figures, describe_rejects, plain
 from rudalle_lib.manifest import finished_shards, read_shard_manifest
-from rudalle_lib.records import ImageRecord, RunManifest, from_table
+from rudalle_lib.record_tables import from_table
+from rudalle_lib.records import ImageRecord, RunManifest
 from rudalle_lib.report import choose_for_sheet, read_tiles
 from rudalle_lib.run_figures import ScoreSummary
 from rudalle_lib.storage import Storage

@@ -15,6 +15,7 @@ from rudalle_lib.images import decode_image
 from rudalle_lib.manifest import read_shard_manifest
 from rudalle_lib.planning import IMAGE_PROMPTS, plan_fingerprint, read_extras
 from rudalle_lib.published import unpack
+from rudalle_lib.record_tables import schema
 from rudalle_lib.recorded import recorded_weights
 from rudalle_lib.records import (
     DataFile,
@@ -23,7 +24,6 @@ from rudalle_lib.records import (
     ShardManifest,
     ShardSpec,
     image_id,
-    schema,
 )
 from rudalle_lib.seeds import image_seed
 from rudalle_lib.shards import with_extras

@@ -23,7 +23,8 @@ from rudalle_lib import layout
 from rudalle_lib.archives import PICTURES_A_GROUP, Group, free_name, write_table, write_tar
 from rudalle_lib.config_publish import PublishConfig
 from rudalle_lib.digests import DigestingStream
-from rudalle_lib.records import DataFile, ImageRecord, RejectRecord, from_table, schema, to_table
+from rudalle_lib.record_tables import from_table, schema, to_table
+from rudalle_lib.records import DataFile, ImageRecord, RejectRecord
 from rudalle_lib.storage import Storage
 
 #: Threads that write and digest images, and how many images each takes before it comes back:
@@ -172,12 +173,13 @@ def _metadata(
     records: Sequence[ImageRecord], files: Sequence[DataFile], extras: pa.Table | None
 ) -> pa.Table:
     """A row an image, with what is known of the file that it is, or of its part of one."""
-    table = to_table(records, ImageRecord)
-    for name in ("path", "bytes", "sha256"):
-        place = table.schema.get_field_index(name)
-        field = table.schema.field(place)
-        values = [getattr(file, name) for file in files]
-        table = table.set_column(place, field, pa.array(values, field.type))
+    table = to_table(
+        records,
+        ImageRecord,
+        path=[file.path for file in files],
+        bytes=[file.bytes for file in files],
+        sha256=[file.sha256 for file in files],
+    )
     return with_extras(table, extras)
 
 

@@ -14,13 +14,8 @@ from rudalle_lib.errors import SettingsError
 from rudalle_lib.images import encode_image, to_uint8
 from rudalle_lib.memory import in_fitting_batches
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.records import (
-    PictureRecord,
-    StageArtifact,
-    TokensRecord,
-    from_table,
-    to_table,
-)
+from rudalle_lib.record_tables import from_table, to_table
+from rudalle_lib.records import PictureRecord, StageArtifact, TokensRecord
 from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
 from rudalle_lib.storage import Storage
 from tasks.job import Job

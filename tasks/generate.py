@@ -20,14 +20,8 @@ from rudalle_lib.image_prompts import encode_image_prompt, read_picture
 from rudalle_lib.models.dalle import Dalle
 from rudalle_lib.planning import read_shard
 from rudalle_lib.preparation import prepare
-from rudalle_lib.records import (
-    Overrides,
-    StageArtifact,
-    TokensRecord,
-    TranslationRecord,
-    from_table,
-    to_table,
-)
+from rudalle_lib.record_tables import from_table, to_table
+from rudalle_lib.records import Overrides, StageArtifact, TokensRecord, TranslationRecord
 from rudalle_lib.retrying import find_remaining
 from rudalle_lib.stages import find_artifact, read_artifact, with_refused, write_artifact
 from rudalle_lib.storage import Storage, public_url

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from rudalle_lib.config import ScoreConfig
-from rudalle_lib.records import PictureRecord, ScoreRecord, StageArtifact, from_table, to_table
+from rudalle_lib.record_tables import from_table, to_table
+from rudalle_lib.records import PictureRecord, ScoreRecord, StageArtifact
 from rudalle_lib.selection import kept
 from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
 from rudalle_lib.storage import Storage

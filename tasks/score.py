@@ -13,14 +13,8 @@ from rudalle_lib.config import ScoreConfig
 from rudalle_lib.images import decode_image
 from rudalle_lib.memory import in_fitting_batches
 from rudalle_lib.negatives import probabilities
-from rudalle_lib.records import (
-    PictureRecord,
-    ScoreRecord,
-    StageArtifact,
-    TranslationRecord,
-    from_table,
-    to_table,
-)
+from rudalle_lib.record_tables import from_table, to_table
+from rudalle_lib.records import PictureRecord, ScoreRecord, StageArtifact, TranslationRecord
 from rudalle_lib.scoring import Scorer
 from rudalle_lib.selection import rank
 from rudalle_lib.stages import find_artifact, read_artifact, write_artifact

@@ -7,7 +7,8 @@ from prefect import task
 from rudalle_lib import registry
 from rudalle_lib.config import TranslateConfig
 from rudalle_lib.planning import read_shard
-from rudalle_lib.records import NO_DEVICE, StageArtifact, TranslationRecord, to_table
+from rudalle_lib.record_tables import to_table
+from rudalle_lib.records import NO_DEVICE, StageArtifact, TranslationRecord
 from rudalle_lib.retrying import find_remaining
 from rudalle_lib.stages import Refused, find_artifact, with_refused, write_artifact
 from rudalle_lib.storage import Storage

@@ -11,6 +11,7 @@ from rudalle_lib.images import encode_image
 from rudalle_lib.manifest import read_shard_manifest
 from rudalle_lib.planning import plan_run, read_shard
 from rudalle_lib.publishing import publish_shard
+from rudalle_lib.record_tables import to_table
 from rudalle_lib.records import (
     PictureRecord,
     ScoreRecord,
@@ -20,7 +21,6 @@ from rudalle_lib.records import (
     TokensRecord,
     TranslationRecord,
     image_id,
-    to_table,
 )
 from rudalle_lib.selection import rank
 from rudalle_lib.stages import with_refused, write_artifact

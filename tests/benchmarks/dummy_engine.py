@@ -35,14 +35,13 @@ from rudalle_lib.config import DecodeConfig, GenerateConfig, RunConfig, ScoreCon
 from rudalle_lib.images import encode_image  # noqa: E402
 from rudalle_lib.lease import hold  # noqa: E402
 from rudalle_lib.planning import read_shard  # noqa: E402
+from rudalle_lib.record_tables import from_table, to_table  # noqa: E402
 from rudalle_lib.records import (  # noqa: E402
     PictureRecord,
     RunManifest,
     ScoreRecord,
     StageArtifact,
     TokensRecord,
-    from_table,
-    to_table,
 )
 from rudalle_lib.stages import read_artifact, weight_digests, write_artifact  # noqa: E402
 from rudalle_lib.storage import Storage  # noqa: E402

@@ -11,7 +11,8 @@ from rudalle_lib.blocked_words import refusal
 from rudalle_lib.config import RunConfig
 from rudalle_lib.errors import ConfigError
 from rudalle_lib.planning import plan_run, read_shard
-from rudalle_lib.records import RejectRecord, from_table
+from rudalle_lib.record_tables import from_table
+from rudalle_lib.records import RejectRecord
 from rudalle_lib.storage import Storage
 from tests.finished_run import finish, tiny_config
 

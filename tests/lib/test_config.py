@@ -11,7 +11,8 @@ import yaml
 from rudalle_lib.config import OVERRIDE_NAMES, GenerateConfig, RunConfig, ScoreConfig
 from rudalle_lib.errors import ConfigError, StorageError
 from rudalle_lib.prompts import RANGES
-from rudalle_lib.records import Overrides, schema
+from rudalle_lib.record_tables import schema
+from rudalle_lib.records import Overrides
 
 
 def fault(text: str, *overrides: str) -> str:

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from rudalle_lib.dataset_card import CardModel, plain, render_dataset_card
-from rudalle_lib.records import ImageRecord, RunManifest, RunTotals, schema
+from rudalle_lib.record_tables import schema
+from rudalle_lib.records import ImageRecord, RunManifest, RunTotals
 from rudalle_lib.run_figures import RunUsage, ScoreSummary
 
 TOTALS = RunTotals(

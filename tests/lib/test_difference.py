@@ -9,14 +9,8 @@ import pytest
 
 from rudalle_lib.config import RunConfig
 from rudalle_lib.difference import compare, images_by_need
-from rudalle_lib.records import (
-    DataFile,
-    ScoreRecord,
-    ShardManifest,
-    ShardSpec,
-    StageArtifact,
-    to_table,
-)
+from rudalle_lib.record_tables import to_table
+from rudalle_lib.records import DataFile, ScoreRecord, ShardManifest, ShardSpec, StageArtifact
 from rudalle_lib.stages import STAGES, fingerprints, stages_off
 from rudalle_lib.storage import Storage
 

@@ -21,7 +21,8 @@ from rudalle_lib.planning import (
     read_shard,
     read_tables,
 )
-from rudalle_lib.records import Overrides, RejectRecord, from_table
+from rudalle_lib.record_tables import from_table
+from rudalle_lib.records import Overrides, RejectRecord
 from rudalle_lib.storage import Storage
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from rudalle_lib.config import RunConfig
 from rudalle_lib.images import decode_image
-from rudalle_lib.records import RejectRecord, ShardSpec, from_table
+from rudalle_lib.record_tables import from_table
+from rudalle_lib.records import RejectRecord, ShardSpec
 from rudalle_lib.shards import read_records
 from rudalle_lib.storage import Storage
 from tests.hand_made import plan_by_hand, publish_by_hand

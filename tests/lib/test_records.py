@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from rudalle_lib.record_tables import from_table, schema, to_table
 from rudalle_lib.records import (
     REASONS,
     ImageRecord,
@@ -15,11 +16,8 @@ from rudalle_lib.records import (
     ScoreRecord,
     TokensRecord,
     TranslationRecord,
-    from_table,
     image_id,
     reject,
-    schema,
-    to_table,
 )
 
 STORED = [
@@ -54,6 +52,16 @@ def test_records_survive_a_table() -> None:
     ]
     table = to_table(rows, TokensRecord).append_column("more", pa.array([1, 2]))
     assert from_table(table, TokensRecord) == rows
+
+
+def test_columns_given_instead_take_the_place_of_the_records_own() -> None:
+    row = RejectRecord("a", None, "круг", "plan", "too_long", "cut")
+    table = to_table([row, row], RejectRecord, detail=["one", "two"])
+    assert table.schema == schema(RejectRecord)
+    assert table.column("detail").to_pylist() == ["one", "two"]
+    assert table.column("text").to_pylist() == ["круг", "круг"]
+    with pytest.raises(pa.ArrowInvalid):
+        to_table([row], RejectRecord, detail=["one", "two"])
 
 
 def test_what_may_be_missing_is_nullable_and_nothing_else() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from rudalle_lib.config_publish import PublishConfig
-from rudalle_lib.records import ImageRecord, image_id, reject, schema
+from rudalle_lib.record_tables import schema
+from rudalle_lib.records import ImageRecord, image_id, reject
 from rudalle_lib.shards import (
     data_file,
     read_records,

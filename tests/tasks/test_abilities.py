@@ -14,7 +14,8 @@ from PIL import Image
 from flows.embedded import set_up_prefect
 from rudalle_lib.config import RunConfig
 from rudalle_lib.planning import plan_run
-from rudalle_lib.records import PictureRecord, ScoreRecord, TokensRecord, from_table
+from rudalle_lib.record_tables import from_table
+from rudalle_lib.records import PictureRecord, ScoreRecord, TokensRecord
 from rudalle_lib.stages import fingerprints, models, read_artifact
 from rudalle_lib.storage import Storage
 from tests.tiny_stack import GRID, SIDE, write_tiny_stack

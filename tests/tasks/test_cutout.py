@@ -18,7 +18,8 @@ from rudalle_lib.config import RunConfig
 from rudalle_lib.images import decode_image, encode_image
 from rudalle_lib.models.efficient_unet import EfficientUnet, EfficientUnetConfig
 from rudalle_lib.pictures import cut_out_pictures
-from rudalle_lib.records import CutoutRecord, PictureRecord, StageArtifact, from_table, to_table
+from rudalle_lib.record_tables import from_table, to_table
+from rudalle_lib.records import CutoutRecord, PictureRecord, StageArtifact
 from rudalle_lib.replaying import compare_pixels, finish
 from rudalle_lib.shards import read_records
 from rudalle_lib.stages import read_artifact, write_artifact

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from rudalle_lib.config import RunConfig, WeightsConfig
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.planning import plan_run
+from rudalle_lib.record_tables import from_table
 from rudalle_lib.records import (
     PictureRecord,
     ScoreRecord,
     StageArtifact,
     TokensRecord,
     TranslationRecord,
-    from_table,
 )
 from rudalle_lib.seeds import image_seed
 from rudalle_lib.stages import read_artifact, refused_in
