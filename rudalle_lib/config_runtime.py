@@ -47,10 +47,10 @@ class RuntimeConfig(Section):
         description="One heavy task a device across all runs of a Prefect server, by its global "
         "concurrency limits; otherwise within a run. With ray the cluster sees to it anyway.",
     )
-    dtype: Literal["float32", "bfloat16", "float16", "int8"] = Field(
+    dtype: Literal["float32", "bfloat16", "float16", "int8", "int8_dynamic"] = Field(
         default="float32",
         description="Precision of the decoder; int8 stores its layers in 8 bits, for one that is "
-        "too large otherwise.",
+        "too large otherwise; int8_dynamic also multiplies in 8 bits, the fastest on a CPU.",
     )
     split_decoder: bool = Field(
         default=False,

@@ -14,8 +14,12 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
     "int8": torch.int8,
+    "int8_dynamic": torch.qint8,
 }
-"""Precisions by name; int8 is that of stored weights, see `compute_dtype`."""
+"""Precisions by name. Those of 8 bits are of layers' weights; see `compute_dtype` for the rest.
+
+As in `torch.ao.quantization.quantize_dynamic`, qint8 stands for products of 8 bits too.
+"""
 
 OMP_PAUSE_HARD = 2
 """Of OpenMP 5.0's `omp_pause_resource_all`: give up what can be made anew."""
@@ -65,17 +69,33 @@ def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
             "dtype float16 is not for the cpu, which computes it slowly and overflows; "
             "use bfloat16 or float32"
         )
+    if name == "int8_dynamic" and not (device.type == "cpu" and can_multiply_int8()):
+        raise SettingsError(
+            "dtype int8_dynamic is for a cpu that multiplies 8-bit integers (VNNI), which "
+            f"{'this one does not' if device.type == 'cpu' else f'{device} is not'}; "
+            "use bfloat16, or int8 to save memory"
+        )
     if name == "bfloat16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise SettingsError(f"{device} cannot compute in bfloat16; use float16 or float32")
     return DTYPES[name]
 
 
 def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What a network computes in whose weights are of a dtype: the same, but for int8 weights."""
-    if dtype is not torch.int8:
+    """What a network computes in whose weights are of a dtype: the same, but for 8-bit weights."""
+    if dtype not in (torch.int8, torch.qint8):
         return dtype
     old_gpu = device.type == "cuda" and not torch.cuda.is_bf16_supported()
     return torch.float16 if old_gpu else torch.bfloat16
+
+
+def can_multiply_int8() -> bool:
+    """Whether this processor and this build of torch have products of 8-bit integers."""
+    names = ("qlinear_prepack", "qlinear_pointwise")
+    return (
+        torch.backends.mkldnn.is_available()
+        and all(hasattr(torch.ops.onednn, name) for name in names)
+        and torch.cpu._is_vnni_supported()
+    )
 
 
 def set_threads(count: int | None) -> int:

@@ -22,15 +22,15 @@ SECOND_FACTOR = _as_int64(0x94D049BB133111EB)
 
 
 def _shift_right(bits: Tensor, by: int) -> Tensor:
-    """Logical shift; torch's own repeats the sign bit."""
-    return (bits >> by) & ((1 << (64 - by)) - 1)
+    """Logical shift, a new tensor; torch's own repeats the sign bit."""
+    return (bits >> by).bitwise_and_((1 << (64 - by)) - 1)
 
 
 def _mix(bits: Tensor) -> Tensor:
     """SplitMix64's finaliser: every input bit moves every output bit. int64, wraps around."""
-    bits = (bits ^ _shift_right(bits, 30)) * FIRST_FACTOR
-    bits = (bits ^ _shift_right(bits, 27)) * SECOND_FACTOR
-    return bits ^ _shift_right(bits, 31)
+    bits = _shift_right(bits, 30).bitwise_xor_(bits).mul_(FIRST_FACTOR)
+    bits = _shift_right(bits, 27).bitwise_xor_(bits).mul_(SECOND_FACTOR)
+    return _shift_right(bits, 31).bitwise_xor_(bits)
 
 
 def gumbel_noise(seeds: Tensor, step: int | Tensor, vocab_size: int) -> Tensor:
@@ -49,5 +49,5 @@ def gumbel_noise(seeds: Tensor, step: int | Tensor, vocab_size: int) -> Tensor:
     stream = _mix(seeds + (_as_int64(after) if isinstance(after, int) else after))  # [B]
     tokens = torch.arange(1, vocab_size + 1, device=seeds.device)
     bits = _mix(stream[:, None] + GOLDEN_GAMMA * tokens)  # [B, V]
-    uniform = (_shift_right(bits, 12).double() + 0.5) * 2.0**-52  # strictly between 0 and 1
-    return -torch.log(-torch.log(uniform)).float()
+    uniform = _shift_right(bits, 12).double().add_(0.5).mul_(2.0**-52)  # strictly in (0, 1)
+    return uniform.log_().neg_().log_().neg_().float()

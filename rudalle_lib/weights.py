@@ -27,6 +27,7 @@ from rudalle_lib.devices import compute_dtype
 from rudalle_lib.errors import WeightsError
 from rudalle_lib.gpt2_tokenizer import Gpt2Tokenizer
 from rudalle_lib.models.dalle import Dalle, DalleConfig, device_of_tensor
+from rudalle_lib.models.dynamic_int8_linear import with_dynamic_int8_linears
 from rudalle_lib.models.efficient_unet import EfficientUnet, EfficientUnetConfig
 from rudalle_lib.models.int8_linear import with_int8_linears
 from rudalle_lib.models.packed_linear import with_packed_linears
@@ -106,7 +107,7 @@ def load_decoder(
         weights: where its files come from.
         device: where it goes; of several devices, each gets a run of its layers.
         dtype: of its weights; int8 stores those of its layers in 8 bits and computes in bfloat16,
-            or in what else the device can do.
+            or in what else the device can do; qint8 also multiplies in 8 bits, on a CPU.
         packed: lay linear layers out for inference, where that is faster; they cannot learn then.
 
     Raises:
@@ -119,7 +120,7 @@ def load_decoder(
 
     def network(config: DalleConfig) -> Dalle:
         made = Dalle(config)
-        if dtype is torch.int8:
+        if dtype in (torch.int8, torch.qint8):
             with_int8_linears(made.transformer)
         return made
 
@@ -129,6 +130,8 @@ def load_decoder(
     config = network_config(entry, files, DalleConfig)
     computed = compute_dtype(dtype, devices[0])
     model = _load(entry, files, network, config, place, computed, without_masks)
+    if dtype is torch.qint8:
+        with_dynamic_int8_linears(model.transformer)
     if packed:
         with_packed_linears(model.transformer)
     tokenizer = Tokenizer.load(files["tokenizer"])

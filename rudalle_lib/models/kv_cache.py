@@ -190,6 +190,8 @@ class LayerCache:
         self.text_value = text_value.contiguous()  # [P, heads, T, D]
         shape = (sharing.images * self.heads, plan.size, self.width)  # [B * heads, slots, D]
         self.key, self.value = text_key.new_empty(shape), text_key.new_empty(shape)
+        most = max((len(slots) for slots in plan.visible if isinstance(slots, Tensor)), default=0)
+        self._gathered = text_key.new_empty(2, shape[0] * most * self.width)
 
     def attend(self, cell: int, projected: Tensor) -> Tensor:
         """Store a cell and attend from it to the text and to the cells it sees.
@@ -208,7 +210,7 @@ class LayerCache:
         self.value[:, slot].view_as(value).copy_(value)
         query = query / math.sqrt(self.width)
         of_text = self.sharing.product(query, self.text_key)  # [B, heads, T]
-        keys, values = _seen(self.key, visible), _seen(self.value, visible)  # [B * heads, K, D]
+        keys, values = self._seen(visible)  # [B * heads, K, D]
         of_cells = torch.bmm(query.reshape(-1, 1, self.width), keys.transpose(1, 2))
         of_cells = of_cells.view(images, self.heads, -1)
         weights = torch.cat((of_text, of_cells), dim=-1).softmax(dim=-1)  # [B, heads, T + K]
@@ -217,10 +219,16 @@ class LayerCache:
         from_cells = torch.bmm(of_cells.flatten(0, 1).unsqueeze(1), values)  # [B * heads, 1, D]
         return (from_text + from_cells.view_as(from_text)).flatten(1)
 
-
-def _seen(slots: Tensor, visible: slice | Tensor) -> Tensor:
-    """[B * heads, slots, D] to [B * heads, K, D]; a slice is no copy."""
-    return slots[:, visible] if isinstance(visible, slice) else slots.index_select(1, visible)
+    def _seen(self, visible: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of some slots, [B * heads, K, D]. Those of a list are copies, always in
+        the same memory, for that of so many would come anew from the system at every step.
+        """
+        if isinstance(visible, slice):
+            return self.key[:, visible], self.value[:, visible]
+        shape = (len(self.key), len(visible), self.width)
+        room = self._gathered[:, : math.prod(shape)]
+        keys = torch.index_select(self.key, 1, visible, out=room[0].view(shape))
+        return keys, torch.index_select(self.value, 1, visible, out=room[1].view(shape))
 
 
 class CachedDecoder:

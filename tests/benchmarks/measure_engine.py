@@ -21,9 +21,11 @@ from rudalle_lib import registry
 from rudalle_lib.batch_size import bytes_per_image, cache_bytes_per_image, free_bytes
 from rudalle_lib.checkpoints import build
 from rudalle_lib.config import WeightsConfig
+from rudalle_lib.devices import DTYPES, compute_dtype
 from rudalle_lib.guidance import GuidedDecoder, Logits
 from rudalle_lib.images import from_pil, to_uint8
 from rudalle_lib.models.dalle import Dalle, DalleConfig
+from rudalle_lib.models.dynamic_int8_linear import DynamicInt8Linear, with_dynamic_int8_linears
 from rudalle_lib.models.int8_linear import Int8Linear, with_int8_linears
 from rudalle_lib.models.kv_cache import CachedDecoder
 from rudalle_lib.models.packed_linear import PackedLinear, with_packed_linears
@@ -46,7 +48,6 @@ from tests.benchmarks.timing import (
 )
 
 CPU = torch.device("cpu")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 def malevich(layers: int, dtype: torch.dtype) -> Dalle:
@@ -58,12 +59,14 @@ def malevich(layers: int, dtype: torch.dtype) -> Dalle:
 
     def make() -> Dalle:
         network = Dalle(config)
-        if dtype is torch.int8:
+        if dtype in (torch.int8, torch.qint8):
             with_int8_linears(network.transformer)
         return network
 
-    computed = torch.bfloat16 if dtype is torch.int8 else dtype
+    computed = compute_dtype(dtype, CPU)
     model = build(make, values(shapes), Path("random weights"), CPU, computed)
+    if dtype is torch.qint8:
+        with_dynamic_int8_linears(model.transformer)
     with_packed_linears(model.transformer)
     return model
 
@@ -106,7 +109,7 @@ def products(model: Dalle, batch: int) -> list[tuple[nn.Module, Tensor]]:
     linears: list[nn.Module] = [
         part
         for part in model.transformer.modules()
-        if isinstance(part, nn.Linear | PackedLinear | Int8Linear)
+        if isinstance(part, nn.Linear | PackedLinear | Int8Linear | DynamicInt8Linear)
     ]
     head = CachedDecoder(
         model, torch.ones(1, model.config.text_length).long(), torch.zeros(1).long()
@@ -185,7 +188,8 @@ def agreement(options: argparse.Namespace) -> None:
     prompt_of = torch.arange(options.batch) % len(captions)
     settings = [SamplingSettings(top_k=0)] * options.batch
     others = {
-        name: load_decoder("demo-dalle", dtype=DTYPES[name]).model for name in ("bfloat16", "int8")
+        name: load_decoder("demo-dalle", dtype=DTYPES[name]).model
+        for name in ("bfloat16", "int8", "int8_dynamic")
     }
     decoders = {
         name: CachedDecoder(model, ids, prompt_of)
