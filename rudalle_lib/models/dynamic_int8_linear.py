@@ -2,7 +2,7 @@
 
 With VNNI a CPU does twice as many such products as of any other numbers.
 
-Weights as `int8_linear` stores them. Each row of inputs is rounded when it comes to 255 levels of
+Weights as `int8_linear` stores them. Each row of inputs is rounded when it comes to 253 levels of
 its own, `x = (level - 128) * step`, and the sum of the products, exact in 32 bits, is scaled back.
 So a row's output depends on no other row, as in float, and not even on the order of summation.
 
@@ -15,10 +15,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rudalle_lib.models.int8_linear import LARGEST, Int8Linear
+from rudalle_lib.models.int8_linear import Int8Linear
 
 ZERO = 128
 """The level of 0: levels are unsigned, as the instruction wants its first factor."""
+
+HIGHEST = 126
+"""The level above it of a row's largest number: one more fits, as bfloat16 may round it up."""
 
 #: No row is divided by less, so that one of zeros stays zeros.
 SMALLEST_STEP = 1e-20
@@ -42,7 +45,7 @@ class DynamicInt8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs], in the dtype of x, float32 or bfloat16."""
         largest = x.abs().amax(dim=-1, keepdim=True)
-        step = (largest / LARGEST).clamp_(min=SMALLEST_STEP)  # [..., 1]
+        step = (largest / HIGHEST).clamp_(min=SMALLEST_STEP)  # [..., 1]
         levels = (x / step).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(ZERO)  # + ZERO
         sums = torch.ops.onednn.qlinear_pointwise(
             levels, 1.0, ZERO, self._weight, self.scale, self._weight_zeros, None,

@@ -75,7 +75,7 @@ def test_an_override_reaches_into_a_mapping() -> None:
         ("generate: 5", "generate is a section with the keys model, images"),
         (
             "runtime: {dtype: fp8}",
-            "expected 'float32', 'bfloat16', 'float16' or 'int8'; found 'fp8'",
+            "expected 'float32', 'bfloat16', 'float16', 'int8' or 'int8_dynamic'; found 'fp8'",
         ),
         ("runtime: {devices: tpu}", "expected auto, cpu, cuda or one device as cuda:0"),
         ("score: {templates: [plain]}", "a template holds {} exactly once, found 'plain'"),

@@ -66,6 +66,19 @@ def test_int8_weights_compute_in_what_the_device_can(monkeypatch: pytest.MonkeyP
         assert compute_dtype(torch.int8, gpu) is expected
 
 
+def test_products_of_8_bits_are_for_processors_that_have_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    assert resolve_dtype("int8_dynamic", CPU) is torch.qint8
+    assert compute_dtype(torch.qint8, CPU) is torch.bfloat16
+    with pytest.raises(SettingsError, match="VNNI.*cuda:0 is not; use bfloat16, or int8"):
+        resolve_dtype("int8_dynamic", "cuda:0")
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(SettingsError, match="VNNI.*this one does not; use bfloat16, or int8"):
+        resolve_dtype("int8_dynamic", CPU)
+
+
 def test_threads_are_set_and_checked() -> None:
     before = torch.get_num_threads()
     try:
