@@ -118,11 +118,7 @@ def test_the_loader_makes_all_products_of_layers_8_bit(
     assert len(layers) == 64 * 4
     tokens = tokens_for(2)
     expected = load_decoder(NAME, weights, dtype=torch.int8).model(tokens)
-    bf = load_decoder(NAME, weights, dtype=torch.bfloat16).model(tokens)
-    f = load_decoder(NAME, weights, dtype=torch.float32).model(tokens)
-    e = lambda a: ((a.float() - f).abs().mean() / f.std()).item()
-    print("XX", e(model(tokens)), e(expected), e(bf))
-    assert 0
+    assert (model(tokens) - expected).abs().mean() < 0.03 * expected.float().std()
 
 
 def draw(model: Dalle) -> torch.Tensor:
