@@ -84,16 +84,20 @@ def decoder_rows(bench: Bench, quick: bool) -> list[Row]:
     """Tokens a second against three loops, and against the step's own products."""
     ours = bench.ours("decoder, bfloat16, batch 128", "decoder", batch=128)
     half = bench.ours("decoder, bfloat16, batch 64", "decoder", batch=64)
+    eight = bench.ours("decoder, int8_dynamic, batch 128", "decoder", batch=128,
+                       dtype="int8_dynamic")  # fmt: skip
     slow = 2 if quick else 3
     shipped = bench.peer("rudalle, float32, batch 8", "rudalle", repeats=slow)
     cast = bench.peer("rudalle, bfloat16, batch 8", "rudalle", dtype="bfloat16", repeats=slow)
     caches = "dynamic" if quick else "dynamic,static"
     gpt2 = bench.peer("GPT-2, bfloat16, batch 64", "gpt2", batch=64, caches=caches, repeats=slow)
-    what, speed = "image tokens/s over a whole image", ours["tokens_per_second"]
+    what, speed = "image tokens/s over a whole image, bfloat16", ours["tokens_per_second"]
     cache = half["cache_bytes"] / bench.common["layers"] * 24 / 1e6
     return [
         ratio(what, "rudalle 1.1.3, float32, batch 8", 120, speed, shipped["tokens_per_second"]),
         ratio("... the same", "the same in bfloat16", 55, speed, cast["tokens_per_second"]),
+        ratio("... multiplying in 8 bits (`int8_dynamic`)", "the same in bfloat16", 55,
+              eight["tokens_per_second"], cast["tokens_per_second"]),
         ratio("... the same, batch 64", f"transformers GPT-2, bfloat16, {gpt2['best']} cache", 8,
               half["tokens_per_second"], gpt2["tokens_per_second"]),
         share("share of the floor, batch 64", half["share"]),
@@ -133,7 +137,7 @@ def precision_rows(bench: Bench) -> list[Row]:
     """What less precision does to speed, memory and tokens: nothing to pass, only figures."""
     rows = []
     agreement = bench.ours("agreement of tokens", "agreement", batch=32)
-    for dtype in ("float32", "bfloat16", "int8"):
+    for dtype in ("float32", "bfloat16", "int8", "int8_dynamic"):
         found = bench.ours(f"decoder, {dtype}, one position", "decoder", dtype=dtype, batch=64,
                            positions=[512])  # fmt: skip
         speed = f"{found['tokens_per_second']:.0f} tokens/s, {found['peak_gigabytes']:.1f} GB"
