@@ -82,26 +82,29 @@ class Bench:
 
 def decoder_rows(bench: Bench, quick: bool) -> list[Row]:
     """Tokens a second against three loops, and against the step's own products."""
-    ours = bench.ours("decoder, bfloat16, batch 128", "decoder", batch=128)
-    half = bench.ours("decoder, bfloat16, batch 64", "decoder", batch=64)
-    eight = bench.ours("decoder, int8_dynamic, batch 128", "decoder", batch=128,
-                       dtype="int8_dynamic")  # fmt: skip
+    sizes = {dtype: {batch: bench.ours(f"decoder, {dtype}, batch {batch}", "decoder",
+                                       dtype=dtype, batch=batch) for batch in (128, 64)}
+             for dtype in ("bfloat16", "int8_dynamic")}  # fmt: skip
     slow = 2 if quick else 3
     shipped = bench.peer("rudalle, float32, batch 8", "rudalle", repeats=slow)
     cast = bench.peer("rudalle, bfloat16, batch 8", "rudalle", dtype="bfloat16", repeats=slow)
     caches = "dynamic" if quick else "dynamic,static"
     gpt2 = bench.peer("GPT-2, bfloat16, batch 64", "gpt2", batch=64, caches=caches, repeats=slow)
-    what, speed = "image tokens/s over a whole image, bfloat16", ours["tokens_per_second"]
-    cache = half["cache_bytes"] / bench.common["layers"] * 24 / 1e6
+    rows, rate = [], "tokens_per_second"
+    for dtype, ours in sizes.items():
+        what, speed = f"image tokens/s over a whole image, {dtype}", ours[128][rate]
+        rows += [
+            ratio(what, "rudalle 1.1.3, float32, batch 8", 120, speed, shipped[rate]),
+            ratio("... the same", "the same in bfloat16", 55, speed, cast[rate]),
+            ratio("... the same, batch 64", f"transformers GPT-2, bfloat16, {gpt2['best']} cache",
+                  8, ours[64][rate], gpt2[rate]),
+        ]  # fmt: skip
+    floors = sizes["bfloat16"]
+    cache = floors[64]["cache_bytes"] / bench.common["layers"] * 24 / 1e6
     return [
-        ratio(what, "rudalle 1.1.3, float32, batch 8", 120, speed, shipped["tokens_per_second"]),
-        ratio("... the same", "the same in bfloat16", 55, speed, cast["tokens_per_second"]),
-        ratio("... multiplying in 8 bits (`int8_dynamic`)", "the same in bfloat16", 55,
-              eight["tokens_per_second"], cast["tokens_per_second"]),
-        ratio("... the same, batch 64", f"transformers GPT-2, bfloat16, {gpt2['best']} cache", 8,
-              half["tokens_per_second"], gpt2["tokens_per_second"]),
-        share("share of the floor, batch 64", half["share"]),
-        share("share of the floor, batch 128", ours["share"]),
+        *rows,
+        share("share of the floor, bfloat16, batch 64", floors[64]["share"]),
+        share("share of the floor, bfloat16, batch 128", floors[128]["share"]),
         Row("cache an image, bfloat16, 8 replicas", "226 MB dense", "62 MB", f"{cache:.1f} MB",
             cache <= 62),
     ]  # fmt: skip
