@@ -50,7 +50,8 @@ class RuntimeConfig(Section):
     dtype: Literal["float32", "bfloat16", "float16", "int8", "int8_dynamic"] = Field(
         default="float32",
         description="Precision of the decoder; int8 stores its layers in 8 bits, for one that is "
-        "too large otherwise; int8_dynamic also multiplies in 8 bits, the fastest for a large one on a CPU.",
+        "too large otherwise; int8_dynamic also multiplies in 8 bits, the fastest for a large one "
+        "on a CPU.",
     )
     split_decoder: bool = Field(
         default=False,
