@@ -21,6 +21,8 @@ DTYPES = {
 As in `torch.ao.quantization.quantize_dynamic`, qint8 stands for products of 8 bits too.
 """
 
+IN_8_BITS = (torch.int8, torch.qint8)
+
 OMP_PAUSE_HARD = 2
 """Of OpenMP 5.0's `omp_pause_resource_all`: give up what can be made anew."""
 
@@ -82,7 +84,7 @@ def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
 
 def compute_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
     """What a network computes in whose weights are of a dtype: the same, but for 8-bit weights."""
-    if dtype not in (torch.int8, torch.qint8):
+    if dtype not in IN_8_BITS:
         return dtype
     old_gpu = device.type == "cuda" and not torch.cuda.is_bf16_supported()
     return torch.float16 if old_gpu else torch.bfloat16

@@ -39,9 +39,13 @@ def to_table(records: Iterable[Record], record: type[Record], **instead: list[An
     """A table of the records, in order; its schema is `schema(record)`.
 
     Columns that are given `instead` have those values, one a row, and not the records' own.
+    Raises `TypeError` where the record has no such column.
     """
     rows, columns = list(records), schema(record)
-    values = {name: list(map(attrgetter(name), rows)) for name in columns.names}
+    if unknown := instead.keys() - set(columns.names):
+        raise TypeError(f"{record.__name__} has no column {', '.join(sorted(unknown))}")
+    own = [name for name in columns.names if name not in instead]
+    values = {name: list(map(attrgetter(name), rows)) for name in own}
     return pa.table({**values, **instead}, columns)
 
 

@@ -23,7 +23,7 @@ from rudalle_lib.checkpoints import (
 )
 from rudalle_lib.config import WeightsConfig
 from rudalle_lib.conversion import safe_file
-from rudalle_lib.devices import compute_dtype
+from rudalle_lib.devices import IN_8_BITS, compute_dtype
 from rudalle_lib.errors import WeightsError
 from rudalle_lib.gpt2_tokenizer import Gpt2Tokenizer
 from rudalle_lib.models.dalle import Dalle, DalleConfig, device_of_tensor
@@ -120,7 +120,7 @@ def load_decoder(
 
     def network(config: DalleConfig) -> Dalle:
         made = Dalle(config)
-        if dtype in (torch.int8, torch.qint8):
+        if dtype in IN_8_BITS:
             with_int8_linears(made.transformer)
         return made
 

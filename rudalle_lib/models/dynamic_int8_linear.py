@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rudalle_lib.models.int8_linear import Int8Linear
+from rudalle_lib.models.replacing import replace_layers
 
 ZERO = 128
 """The level of 0: levels are unsigned, as the instruction wants its first factor."""
@@ -55,12 +56,5 @@ class DynamicInt8Linear(nn.Module):
 
 
 def with_dynamic_int8_linears(module: nn.Module) -> None:
-    """Put a `DynamicInt8Linear` in the place of every `Int8Linear` below a module.
-
-    One layer after the other, so that no more than one weight is in memory twice.
-    """
-    for name, child in module.named_children():
-        if isinstance(child, Int8Linear):
-            setattr(module, name, DynamicInt8Linear(child))
-        else:
-            with_dynamic_int8_linears(child)
+    """Put a `DynamicInt8Linear` in the place of every `Int8Linear` below a module."""
+    replace_layers(module, Int8Linear, DynamicInt8Linear)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rudalle_lib.models.replacing import replace_layers
+
 LARGEST = 127
 BLOCK = 2**22
 """Weights that are widened at once on a CPU: they stay in its cache, in 8 MB as bfloat16."""
@@ -46,8 +48,6 @@ def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def with_int8_linears(module: nn.Module) -> None:
     """Put an `Int8Linear` without values in the place of every linear layer below a module."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.Linear):
-            setattr(module, name, Int8Linear(child.in_features, child.out_features))
-        else:
-            with_int8_linears(child)
+    replace_layers(
+        module, nn.Linear, lambda layer: Int8Linear(layer.in_features, layer.out_features)
+    )

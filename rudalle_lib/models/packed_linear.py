@@ -13,6 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rudalle_lib.models.replacing import replace_layers
+
 
 class PackedLinear(nn.Module):
     """As `nn.Linear`, without gradients, and its weight cannot be read back."""
@@ -46,13 +48,11 @@ def can_pack(weight: Tensor) -> bool:
 
 @torch.no_grad()
 def with_packed_linears(module: nn.Module) -> None:
-    """Put a `PackedLinear` in the place of every linear layer below a module that can be packed.
+    """Put a `PackedLinear` in the place of every linear layer below a module that can be packed."""
 
-    One layer after the other, so that no more than one weight is in memory twice.
-    """
-    for name, child in module.named_children():
-        if not isinstance(child, nn.Linear):
-            with_packed_linears(child)
-        elif can_pack(child.weight):
-            bias = None if child.bias is None else child.bias.detach()
-            setattr(module, name, PackedLinear(child.weight, bias))
+    def packed(layer: nn.Linear) -> nn.Module:
+        if not can_pack(layer.weight):
+            return layer
+        return PackedLinear(layer.weight, None if layer.bias is None else layer.bias.detach())
+
+    replace_layers(module, nn.Linear, packed)

@@ -21,7 +21,7 @@ from rudalle_lib import registry
 from rudalle_lib.batch_size import bytes_per_image, cache_bytes_per_image, free_bytes
 from rudalle_lib.checkpoints import build
 from rudalle_lib.config import WeightsConfig
-from rudalle_lib.devices import DTYPES, compute_dtype
+from rudalle_lib.devices import DTYPES, IN_8_BITS, compute_dtype
 from rudalle_lib.guidance import GuidedDecoder, Logits
 from rudalle_lib.images import from_pil, to_uint8
 from rudalle_lib.models.dalle import Dalle, DalleConfig
@@ -59,7 +59,7 @@ def malevich(layers: int, dtype: torch.dtype) -> Dalle:
 
     def make() -> Dalle:
         network = Dalle(config)
-        if dtype in (torch.int8, torch.qint8):
+        if dtype in IN_8_BITS:
             with_int8_linears(network.transformer)
         return network
 

@@ -27,10 +27,8 @@ SMALL = dict(
     image_vocab_size=32, image_height=4, image_width=4,
 )  # fmt: skip
 CONFIG = DalleConfig(**SMALL)  # type: ignore[arg-type]
-DYNAMIC = pytest.param(
-    torch.qint8,
-    marks=pytest.mark.skipif(not can_multiply_int8(), reason="this processor has no VNNI"),
-)
+needs_vnni = pytest.mark.skipif(not can_multiply_int8(), reason="this processor has no VNNI")
+DYNAMIC = pytest.param(torch.qint8, marks=needs_vnni)
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +106,10 @@ def test_the_loader_quantises_layers_and_nothing_else(
     assert (widened - original).abs().max() < 0.006 * original.abs().max()
 
 
-@pytest.mark.parametrize("dtype", [DYNAMIC])
+@needs_vnni
 @torch.inference_mode()
-def test_the_loader_makes_all_products_of_layers_8_bit(
-    weights: WeightsConfig, dtype: torch.dtype
-) -> None:
-    model = load_decoder(NAME, weights, dtype=dtype).model
+def test_the_loader_makes_all_products_of_layers_8_bit(weights: WeightsConfig) -> None:
+    model = load_decoder(NAME, weights, dtype=torch.qint8).model
     layers = [part for part in model.modules() if isinstance(part, DynamicInt8Linear)]
     assert len(layers) == 64 * 4
     tokens = tokens_for(2)

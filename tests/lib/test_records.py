@@ -62,6 +62,8 @@ def test_columns_given_instead_take_the_place_of_the_records_own() -> None:
     assert table.column("text").to_pylist() == ["круг", "круг"]
     with pytest.raises(pa.ArrowInvalid):
         to_table([row], RejectRecord, detail=["one", "two"])
+    with pytest.raises(TypeError, match="RejectRecord has no column detial"):
+        to_table([row], RejectRecord, detial=["one"])
 
 
 def test_what_may_be_missing_is_nullable_and_nothing_else() -> None:
