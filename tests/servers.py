@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,13 +18,21 @@ PATIENCE = 600.0
 """Seconds that a server may take to answer: machines of tests can be very busy."""
 
 
+PORTS = range(10_000, 32_000)
+"""Below those that systems give to outgoing connections, which could take one before its server."""
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of the loopback device that nobody listens on, all different."""
+    found: list[int] = []
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
+        while len(found) < count:
+            taken = stack.enter_context(socket.socket())
+            with suppress(OSError):  # somebody has it
+                port = secrets.choice(PORTS)
+                taken.bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def wait_until_answering(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
