@@ -80,7 +80,7 @@ format: $(DEV) ## let ruff repair what it can
 
 bench: $(BENCH) $(PEERS) ## measure this machine, alone: the engine against its peers, planning, running, the demo models
 	@$(BIN)/python -m tests.benchmarks.engine
-	@$(BIN)/python -m tests.benchmarks.bench_planning
+	@$(BIN)/python -m tests.benchmarks.planning
 	@$(BIN)/python -m tests.benchmarks.demo_stack
 	@$(BIN)/python -m tests.benchmarks.running
 	@$(BIN)/python -m tests.benchmarks.writing

@@ -29,7 +29,8 @@ from rudalle_lib.config_sections import (
 )
 from rudalle_lib.config_text import apply_overrides, parse_yaml
 from rudalle_lib.digests import digest_of
-from rudalle_lib.storage import public_url, read_text
+from rudalle_lib.file_systems import read_text
+from rudalle_lib.storage_errors import public_url
 
 #: The prompt table that is shipped with the package.
 DEMO_PROMPTS = "demo://prompts"

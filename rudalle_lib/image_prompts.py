@@ -15,12 +15,12 @@ from torch import Tensor
 
 from rudalle_lib.borders import Borders
 from rudalle_lib.errors import ImageError
+from rudalle_lib.file_systems import open_input
 from rudalle_lib.images import MAX_BYTES, decode_image, to_floats
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.resampling import resize
 from rudalle_lib.sampling import DRAW
-from rudalle_lib.storage import open_input, public_url
-from rudalle_lib.storage_errors import clear_errors
+from rudalle_lib.storage_errors import clear_errors, public_url
 
 #: Larger pictures are refused: fitting one to the canvas takes some twenty bytes a pixel.
 MAX_PIXELS = 16 * 2**20

@@ -12,7 +12,7 @@ that table, with what the reading counted in its metadata.
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,14 +27,16 @@ from rudalle_lib import layout
 from rudalle_lib.blocked_words import refusal
 from rudalle_lib.config import RunConfig
 from rudalle_lib.digests import digest_of_bytes
-from rudalle_lib.errors import ShardError, StorageError
+from rudalle_lib.errors import DamagedError, ShardError
 from rudalle_lib.prompts import EXTRA, STAGE, PromptBlock, prompts_of, read_prompt_blocks
 from rudalle_lib.record_tables import to_table
 from rudalle_lib.records import Prompt, RejectRecord, ShardSpec, reject
-from rudalle_lib.storage import Storage, public_url
+from rudalle_lib.sealed_tables import from_parquet, to_parquet
+from rudalle_lib.storage import Storage
+from rudalle_lib.storage_errors import public_url
 
-#: Plan files written or read at once; object stores answer each in some ten milliseconds.
-WORKERS = 16
+#: Plan files that are handed to the storage, or asked of it, together.
+FILES_AT_ONCE = 256
 
 #: Metadata of a plan file: how many of its prompts have an image prompt.
 IMAGE_PROMPTS = "image_prompts"
@@ -274,10 +276,10 @@ def _duplicate(block: PromptBlock, position: int, table: str, other: str | None)
 
 
 class _ShardWriter:
-    """Cuts prompts into shards and writes them, some at once, with free indices in order.
+    """Cuts prompts into shards and writes them, many at once, with free indices in order.
 
     Free indices below the last come first: they are what a killed run left unwritten, and get
-    exactly the prompts that they would have had.
+    exactly the prompts that they would have had. While some shards are sent, the next are made.
     """
 
     def __init__(
@@ -289,8 +291,9 @@ class _ShardWriter:
         self._shard_size = shard_size
         self._write = write
         self._waiting: pa.Table | None = None
-        self._pool = ThreadPoolExecutor(WORKERS if write else 1)
-        self._pending: deque[Future[ShardSpec]] = deque()
+        self._files: dict[str, bytes] = {}
+        self._sender = ThreadPoolExecutor(1)
+        self._sent: Future[None] | None = None
         self.made: list[ShardSpec] = []
 
     def __enter__(self) -> Self:
@@ -302,12 +305,11 @@ class _ShardWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
+        with self._sender:
             if error is None:
                 self._cut(1)
-                self._settle(0)
-        finally:
-            self._pool.shutdown(cancel_futures=True)
+                self._send()
+                self._settle()
 
     def add(self, prompts: pa.Table) -> None:
         """Take some prompts, and write the shards that are full."""
@@ -319,14 +321,14 @@ class _ShardWriter:
         self._cut(self._shard_size)
 
     def _cut(self, least: int) -> None:
-        """Write shards while at least so many prompts wait."""
+        """Make shards while at least so many prompts wait."""
         while self._waiting is not None and self._waiting.num_rows >= least:
             shard = self._waiting.slice(0, self._shard_size)
             rest = self._waiting.slice(shard.num_rows)
             self._waiting = rest if rest.num_rows else None
-            index = next(self._indices)
-            self._pending.append(self._pool.submit(self._make, index, shard))
-            self._settle(2 * WORKERS)
+            self.made.append(self._make(next(self._indices), shard))
+            if len(self._files) == FILES_AT_ONCE:
+                self._send()
 
     def _make(self, index: int, table: pa.Table) -> ShardSpec:
         path = layout.plan_path(index)
@@ -334,44 +336,45 @@ class _ShardWriter:
         pictures = table.num_rows - table.column("image_prompt").null_count
         if self._write:
             metadata = {"fingerprint": fingerprint, IMAGE_PROMPTS: str(pictures)}
-            self._storage.write_table(path, table, metadata)
+            self._files[path] = to_parquet(table, metadata)
         return ShardSpec(
             index, self._storage.url(path), table.num_rows, fingerprint, bool(pictures)
         )
 
-    def _settle(self, at_most: int) -> None:
-        """Wait until at most so many shards are under way."""
-        while len(self._pending) > at_most:
-            self.made.append(self._pending.popleft().result())
+    def _send(self) -> None:
+        """Send off what has been made, once what was sent before has arrived."""
+        self._settle()
+        self._sent = self._sender.submit(self._storage.write_many, self._files)
+        self._files = {}
+
+    def _settle(self) -> None:
+        if self._sent is not None:
+            self._sent.result()
 
 
 def _read_plan(storage: Storage, known: _KnownPrompts | None) -> Iterator[ShardSpec]:
     paths = iter([p for p in storage.list(layout.PLAN_FOLDER) if layout.index_of(p) is not None])
-    with ThreadPoolExecutor(WORKERS) as pool:
-        while some := list(islice(paths, 16 * WORKERS)):
-            for path, table in zip(some, pool.map(lambda p: _ids(storage, p), some), strict=True):
-                spec = _spec(storage, path, table)
-                if known is not None:
-                    known.add_planned(table)
-                yield spec
+    while some := list(islice(paths, FILES_AT_ONCE)):
+        for path, content in zip(some, storage.read_many(some), strict=True):
+            spec, prompts = _parse(storage, path, content)
+            if known is not None:
+                known.add_planned(prompts)
+            yield spec
 
 
-def _ids(storage: Storage, path: str) -> pa.Table:
+def _parse(storage: Storage, path: str, content: bytes) -> tuple[ShardSpec, pa.Table]:
+    """The shard that is in a plan file, and the ids and contents of its prompts."""
     try:
-        return storage.read_table(path, ["prompt_id", "content"])
-    except StorageError as error:
-        if storage.exists(path):
-            raise _damaged(storage, path, str(error)) from None
-        raise
-
-
-def _spec(storage: Storage, path: str, table: pa.Table) -> ShardSpec:
-    fingerprint = (table.schema.metadata or {}).get(b"fingerprint")
-    index = layout.index_of(path)
-    if index is None or fingerprint is None or table.num_columns != 2:
+        prompts = from_parquet(content, storage.public_path(path), ["prompt_id", "content"])
+    except DamagedError as error:
+        raise _damaged(storage, path, str(error)) from None
+    metadata = prompts.schema.metadata or {}
+    fingerprint, index = metadata.get(b"fingerprint"), layout.index_of(path)
+    if index is None or fingerprint is None or prompts.num_columns != 2:
         raise _damaged(storage, path, "It is not a plan file.")
-    pictures = table.schema.metadata.get(IMAGE_PROMPTS.encode(), b"0") != b"0"
-    return ShardSpec(index, storage.url(path), table.num_rows, fingerprint.decode(), pictures)
+    pictures = metadata.get(IMAGE_PROMPTS.encode(), b"0") != b"0"
+    url = storage.url(path)
+    return ShardSpec(index, url, prompts.num_rows, fingerprint.decode(), pictures), prompts
 
 
 def _damaged(storage: Storage, path: str, why: str) -> ShardError:

@@ -23,7 +23,8 @@ from rudalle_lib.publishing import judge, read_shard_results
 from rudalle_lib.record_tables import from_table
 from rudalle_lib.records import PictureRecord, ShardManifest, StageArtifact
 from rudalle_lib.stages import read_artifact
-from rudalle_lib.storage import Storage, public_url
+from rudalle_lib.storage import Storage
+from rudalle_lib.storage_errors import public_url
 
 SHEET = 64
 """Pictures on the sheet, at most."""

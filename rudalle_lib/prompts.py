@@ -24,6 +24,7 @@ from rudalle_lib.borders import Borders
 from rudalle_lib.config import DEMO_PROMPTS, MAX_SIDE
 from rudalle_lib.digests import canonical_json
 from rudalle_lib.errors import PromptError
+from rudalle_lib.file_systems import open_input
 from rudalle_lib.prompt_tables import BadRow, Block, Columns, read_blocks
 from rudalle_lib.record_tables import schema
 from rudalle_lib.records import (
@@ -35,8 +36,7 @@ from rudalle_lib.records import (
     RejectRecord,
     reject,
 )
-from rudalle_lib.storage import open_input, public_url
-from rudalle_lib.storage_errors import clear_errors
+from rudalle_lib.storage_errors import clear_errors, public_url
 
 #: The stage that rejects of the prompt table name.
 STAGE = "plan"

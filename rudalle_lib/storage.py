@@ -1,12 +1,9 @@
-"""Files below one folder or fsspec URL: the only module that imports fsspec.
+"""Files below one folder or fsspec URL.
 
 Objects appear whole or not at all: locally by writing to a temporary name (in `.tmp/`, which is
 never listed) and renaming, elsewhere by a single put or a completed multipart upload.
 
-A path without a scheme is a local path. S3 (`s3://bucket/prefix`, through s3fs) takes its endpoint
-and credentials from the standard environment variables: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
-AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION; without them, from wherever botocore looks.
-Other options come from where fsspec looks for them, such as FSSPEC_S3='{"config_kwargs": ...}'.
+A path without a scheme is a local path; for the options of others see `file_systems`.
 """
 
 from __future__ import annotations
@@ -21,33 +18,17 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from rudalle_lib import layout, seals
 from rudalle_lib.errors import StorageError
+from rudalle_lib.file_systems import connect, is_local, some_at_once
 from rudalle_lib.sealed_tables import from_parquet, to_parquet
 from rudalle_lib.storage_errors import clear_errors, is_conflict, public_url
 
-__all__ = ["Storage", "open_input", "public_url", "read_text"]
-
 #: Where local files are written before they are renamed into place.
 TEMPORARY_FOLDER = ".tmp"
-
-S3_PROTOCOLS = ("s3", "s3a")
-
-#: How often botocore tries a request, after pauses that grow, differ and end at 20 s. Its standard
-#: mode also gives up early where nearly every request of the process fails.
-RETRIES = {"mode": "standard", "total_max_attempts": 5}
-
-#: Bytes that are read ahead of a remote table.
-READ_AHEAD = 8 * 2**20
-READ_BUFFER = 2**20
-
-#: A larger file is no text that `read_text` is for.
-MAX_TEXT_BYTES = 4 * 2**20
 
 #: Free space below which no run is begun on a local disk.
 MIN_FREE_BYTES = 64 * 2**20
@@ -62,9 +43,11 @@ class Storage:
     """
 
     def __init__(self, url: str, options: Mapping[str, Any] | None = None) -> None:
-        self._file_system, self._root = _connect(url, options)
-        self._local = isinstance(self._file_system, LocalFileSystem)
+        self._file_system, self._root = connect(url, options)
+        self._local = is_local(self._file_system)
         self._on_s3 = "s3" in self._file_system.protocol
+        # Else s3fs asks for the size of each file first, to get large ones in parallel ranges.
+        self._whole = {"max_concurrency": 1} if self._on_s3 else {}
 
     # --- names -------------------------------------------------------------------------------
 
@@ -118,14 +101,36 @@ class Storage:
                 return None
 
     def _get(self, path: str) -> bytes:
-        # Else s3fs asks for the size of each file first, to get large ones in parallel ranges.
-        alone = {"max_concurrency": 1} if self._on_s3 else {}
-        return bytes(self._file_system.cat_file(self._full(path), **alone))
+        return bytes(self._file_system.cat_file(self._full(path), **self._whole))
+
+    def read_many(self, paths: Sequence[str]) -> list[bytes]:
+        """The contents of many small files, in order; as `read_bytes`, but some at once."""
+
+        async def get(path: str) -> bytes:
+            with clear_errors("read", self.url(path)):
+                return bytes(await self._file_system._cat_file(self._full(path), **self._whole))
+
+        return some_at_once(self._file_system, self.read_bytes, get, paths)
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write or replace a whole file; a reader sees the old or the new one, never a part."""
         with clear_errors("write", self.url(path)):
             self._put(path, content)
+
+    def write_many(self, files: Mapping[str, bytes]) -> None:
+        """Write or replace many small files, by path; as `write_bytes`, but some at once.
+
+        Of what it raises for any of them, the others may be there or not.
+        """
+
+        async def put(path: str) -> None:
+            with clear_errors("write", self.url(path)):
+                told = self._headers(path)
+                await self._file_system._pipe_file(self._full(path), files[path], **told)
+
+        some_at_once(
+            self._file_system, lambda path: self.write_bytes(path, files[path]), put, files
+        )
 
     @contextmanager
     def writing(self, path: str) -> Iterator[BinaryIO]:
@@ -185,9 +190,11 @@ class Storage:
             with self._replacing(Path(self._full(path))) as stream:
                 stream.write(content)
         else:
-            kind = layout.CONTENT_TYPES.get(path.rpartition(".")[2]) if self._on_s3 else None
-            told = {"ContentType": kind} if kind else {}
-            self._file_system.pipe_file(self._full(path), content, **told)
+            self._file_system.pipe_file(self._full(path), content, **self._headers(path))
+
+    def _headers(self, path: str) -> dict[str, str]:
+        kind = layout.CONTENT_TYPES.get(path.rpartition(".")[2]) if self._on_s3 else None
+        return {"ContentType": kind} if kind else {}
 
     @contextmanager
     def _replacing(self, target: Path) -> Iterator[BinaryIO]:
@@ -302,69 +309,6 @@ class Storage:
         if path.startswith("/") or ".." in parts:
             raise StorageError(f"Paths must stay below {public_url(self._root)}, found {path!r}.")
         return "/".join([self._root, *(part for part in parts if part != ".")])
-
-
-def read_text(path_or_url: str, what: str = "file") -> str:
-    """Read a small UTF-8 text from any path or URL; `what` names it in errors."""
-    with clear_errors(f"read the {what}", path_or_url), open_input(path_or_url, what) as stream:
-        content = stream.read(MAX_TEXT_BYTES + 1)
-    name = f"The {what} {public_url(path_or_url)}"
-    if len(content) > MAX_TEXT_BYTES:
-        raise StorageError(f"{name} is too large: expected at most {MAX_TEXT_BYTES:,} bytes.")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise StorageError(f"{name} is not UTF-8 text.") from None
-
-
-@contextmanager
-def open_input(url: str, what: str = "file") -> Iterator[BinaryIO]:
-    """Open any path or URL for reading in pieces: a seekable stream, closed at the end.
-
-    `what` names it in errors; those of reading itself are the reader's to make clear.
-    """
-    with clear_errors(f"read the {what}", url):
-        file_system, path = _connect(url)
-        stream: BinaryIO
-        if isinstance(file_system, LocalFileSystem):
-            stream = open(path, "rb", READ_BUFFER)  # noqa: SIM115 - closed below
-        else:
-            raw = file_system.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")
-            stream = io.BufferedReader(raw, READ_BUFFER)
-    with stream:
-        yield stream
-
-
-def _connect(url: str, options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the path in it."""
-    with clear_errors("open", url):
-        protocol = url.partition("://")[0] if "://" in url else "file"
-        given = {**_options_from_environment(protocol), **(options or {})}
-        file_system, path = fsspec.core.url_to_fs(url, **given)
-        if protocol in S3_PROTOCOLS and not path.strip("/"):
-            raise StorageError(f"{url} names no bucket; expected s3://bucket/prefix.")
-        return file_system, path.rstrip("/")
-
-
-def _options_from_environment(protocol: str) -> dict[str, Any]:
-    """Options of the file system of a protocol; fsspec keeps one instance per set of options."""
-    if protocol not in S3_PROTOCOLS:
-        return {}
-    environment = os.environ
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    own = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
-    asked = "AWS_MAX_ATTEMPTS" in environment or "AWS_RETRY_MODE" in environment
-    retries = {} if asked else {"retries": RETRIES}
-    return {
-        "endpoint_url": environment.get("AWS_ENDPOINT_URL_S3")
-        or environment.get("AWS_ENDPOINT_URL"),
-        "key": environment.get("AWS_ACCESS_KEY_ID"),
-        "secret": environment.get("AWS_SECRET_ACCESS_KEY"),
-        "token": environment.get("AWS_SESSION_TOKEN"),
-        "client_kwargs": {"region_name": region} if region else {},
-        "config_kwargs": {"connect_timeout": 10, "read_timeout": 60, **retries, **own},
-        "use_listings_cache": False,  # other workers write to the same folder
-    }
 
 
 def _open_new(path: Path) -> BinaryIO:

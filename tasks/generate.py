@@ -24,7 +24,8 @@ from rudalle_lib.record_tables import from_table, to_table
 from rudalle_lib.records import Overrides, StageArtifact, TokensRecord, TranslationRecord
 from rudalle_lib.retrying import find_remaining
 from rudalle_lib.stages import find_artifact, read_artifact, with_refused, write_artifact
-from rudalle_lib.storage import Storage, public_url
+from rudalle_lib.storage import Storage
+from rudalle_lib.storage_errors import public_url
 from rudalle_lib.tokenizer import EncodedText
 from tasks.job import Job
 from tasks.loaded_models import decoder, device_slot, vqgan

@@ -12,7 +12,7 @@ from rudalle_lib.errors import TransientError
 
 RETRY_DELAYS = (2, 8, 20, 40)
 """Seconds between tries of a task, before jitter: an outage of about a minute is outlasted. Every
-request has been tried several times by then (`storage.RETRIES`)."""
+request has been tried several times by then (`file_systems.RETRIES`)."""
 
 
 def may_pass(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:

@@ -131,10 +131,10 @@ def test_models_import_nothing_of_ours_but_models() -> None:
     assert wrong == {}
 
 
-def test_only_storage_knows_fsspec() -> None:
+def test_only_one_module_knows_fsspec() -> None:
     """One file speaks to the outside, so one file turns its faults into clear errors."""
     wrong = [name_of(p) for p in SOURCES if roots_of(p) & {"fsspec", "s3fs", "boto3", "botocore"}]
-    assert set(wrong) <= {"rudalle_lib/storage.py"}
+    assert set(wrong) <= {"rudalle_lib/file_systems.py"}
 
 
 def test_only_the_registry_names_weight_repositories() -> None:

@@ -19,6 +19,7 @@ from rudalle_lib.scoring import Scorer
 from rudalle_lib.seeds import image_seed
 from rudalle_lib.upscaling import upscale
 from rudalle_lib.weights import load_decoder, load_scorer, load_upscaler, load_vqgan
+from tests.benchmarks.tables import row
 
 IMAGES, REPLICAS = 64, 8
 CAPTIONS = [f"{colour} круг на белом фоне" for colour in ("красный", "синий", "жёлтый", "чёрный")]
@@ -33,11 +34,6 @@ def best_seconds(work: Callable[[], object], repeats: int = 3) -> float:
         work()
         seconds.append(time.perf_counter() - started)
     return min(seconds)
-
-
-def row(what: str, figure: str) -> None:
-    """Print one row of the table."""
-    print(f"| {what:<52} | {figure:>22} |", flush=True)
 
 
 def measure_networks() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.benchmarks.demo_stack import row
+from tests.benchmarks.tables import row
 
 ROOT = Path(__file__).resolve().parents[2]
 CAPTIONS = ["красный круг на белом фоне", "чёрный квадрат на сером фоне"]

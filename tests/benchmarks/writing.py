@@ -165,7 +165,7 @@ def main() -> None:
         return
     if not PEERS.exists():
         sys.exit("img2dataset is not installed; run `make peers` first.")
-    from tests.benchmarks.demo_stack import row
+    from tests.benchmarks.tables import row
 
     for form in [arguments.form] if arguments.form else THEIRS:
         speeds = in_turns(form, arguments.images, arguments.rounds)

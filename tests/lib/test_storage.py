@@ -16,8 +16,9 @@ import pyarrow as pa
 import pytest
 
 from rudalle_lib.errors import DamagedError, StorageError
-from rudalle_lib.storage import Storage, open_input, public_url, read_text
-from rudalle_lib.storage_errors import clear_errors, masked
+from rudalle_lib.file_systems import open_input, read_text
+from rudalle_lib.storage import Storage
+from rudalle_lib.storage_errors import clear_errors, masked, public_url
 from tests.s3_server import S3Server
 
 
@@ -54,6 +55,22 @@ def test_what_is_not_there(storage: Storage) -> None:
     assert storage.read_metadata("nothing.parquet") is None
     with pytest.raises(StorageError, match=r"Cannot read .*nothing: it does not exist\."):
         storage.read_bytes("nothing")
+
+
+def test_many_files_come_back_in_order(storage: Storage) -> None:
+    files = {f"m/{n}.json": f"{n}".encode() for n in range(70)}
+    storage.write_many(files)
+    storage.write_many({"m/3.json": b"new"})
+    assert storage.list("m") == sorted(files)
+    assert storage.read_many(["m/69.json", "m/3.json", "m/0.json"]) == [b"69", b"new", b"0"]
+    assert storage.read_many([]) == []
+
+
+def test_of_many_files_the_missing_one_is_named(storage: Storage) -> None:
+    storage.write_many({"a": b"1", "c": b"3"})
+    with pytest.raises(StorageError, match=r"Cannot read [^ ]*/b: it does not exist\.") as error:
+        storage.read_many(["a", "b", "c"])
+    assert storage.public_path("b") in str(error.value)
 
 
 def test_a_table_keeps_its_metadata(storage: Storage) -> None:
@@ -180,6 +197,12 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     assert "a file is in the way where a folder was expected" in refusal(str(tmp_path / "file"))
 
 
+def test_of_many_files_the_one_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    with pytest.raises(StorageError, match=r"Cannot write .*/b: it is a folder"):
+        Storage(str(tmp_path)).write_many({"a": b"1", "b": b"2", "c": b"3"})
+
+
 @pytest.fixture
 def nobody() -> Iterator[None]:
     """Root may write anywhere, so be somebody else for a moment."""
@@ -230,6 +253,11 @@ def test_a_bucket_that_does_not_exist(s3_url: str, s3_server: S3Server) -> None:
         "Cannot write to s3://nowhere/x: there is no bucket 'nowhere' on the S3 server at "
         f"{s3_server.endpoint}; create it or correct the URL."
     )
+
+
+def test_many_files_into_no_bucket(s3_url: str, s3_server: S3Server) -> None:
+    with pytest.raises(StorageError, match=r"write s3://none/\w+: there is no bucket 'none'"):
+        Storage("s3://none").write_many({f"f{n}": b"" for n in range(40)})
 
 
 @pytest.mark.parametrize("variable", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])

@@ -1,16 +1,17 @@
 """How long a large prompt table takes to plan, and how much memory.
 
-    python tests/benchmarks/bench_planning.py --rows 100000 [--output s3://bucket/prefix]
+    python -m tests.benchmarks.planning [--rows 100000 1000000] [--output FOLDER_OR_URL]
 
-Writes a Parquet table of random captions with three pass-through columns and a few bad and doubled
-rows, plans it twice (the second time there is nothing new), each in a process of its own, and
-prints seconds and peak memory of each as JSON. Bars: 100,000 rows in 20 s, 1,000,000 in 60 s, both
-below 500 MB.
+Plans Parquet tables of random captions with three pass-through columns and a few bad and doubled
+rows, each twice (the second time there is nothing new), each time in a process of its own, into
+shards of the default size. The plan goes to an S3 server that this starts and stops, or to
+`--output`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -21,6 +22,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.benchmarks.tables import row
+from tests.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [
@@ -64,13 +68,13 @@ def _columns(generator: random.Random, start: int, count: int) -> Iterator[tuple
     yield "split", [generator.choice(["train", "test"]) for _ in range(count)]
 
 
-def plan(table: str, output: str, shard_size: int) -> dict[str, float]:
+def plan(table: str, output: str) -> dict[str, float]:
     """Plan once in this process."""
     from rudalle_lib.config import RunConfig
     from rudalle_lib.planning import plan_run
     from rudalle_lib.storage import Storage
 
-    config = RunConfig(output=output, prompts={"uri": table, "shard_size": shard_size})
+    config = RunConfig(output=output, prompts={"uri": table})
     start, busy = time.perf_counter(), time.process_time()
     made = plan_run(config, Storage(output))
     return {
@@ -84,28 +88,38 @@ def plan(table: str, output: str, shard_size: int) -> dict[str, float]:
     }
 
 
+def measure(rows: int, output: str) -> None:
+    """Plan a table of so many rows twice; print what both took."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder, "prompts.parquet")
+        write_table(table, rows)
+        command = [sys.executable, "-m", "tests.benchmarks.planning", "--plan", str(table)]
+        command += ["--output", f"{output.rstrip('/')}/{rows}"]
+        for label in ("", ", nothing new"):
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT)
+            found = json.loads(done.stdout)
+            row(f"plan {rows:,} prompts{label}", f"{found['seconds']} s, {found['peak_mb']} MB")
+            print(f"{found}", file=sys.stderr, flush=True)
+
+
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--shard-size", type=int, default=64)
-    parser.add_argument("--output", help="default: a temporary folder")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--output", help="default: an S3 server")
     parser.add_argument("--plan", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.plan:
-        print(json.dumps(plan(arguments.plan, arguments.output, arguments.shard_size)))
+        print(json.dumps(plan(arguments.plan, arguments.output)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder, "prompts.parquet")
-        write_table(table, arguments.rows)
-        output = arguments.output or f"{folder}/output"
-        for label in ("first", "again"):
-            command = [sys.executable, __file__, "--plan", str(table), "--output", output]
-            command += ["--shard-size", str(arguments.shard_size)]
-            path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-            result = subprocess.run(
-                command, check=True, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
-            )
-            print(label, result.stdout.decode().strip(), flush=True)
+    with contextlib.ExitStack() as stack:
+        output = arguments.output
+        if output is None:
+            server = stack.enter_context(S3Server.start())
+            os.environ.update(server.environment)
+            output = server.url
+        for rows in arguments.rows:
+            measure(rows, output)
 
 
 if __name__ == "__main__":
