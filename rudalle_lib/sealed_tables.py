@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from rudalle_lib import seals
 from rudalle_lib.errors import DamagedError
 
-#: Up to so many rows, dictionaries of a table's values take more time than they save space.
+#: Up to so many rows, dictionaries of a table's values take more time than they save space, and
+#: so does Zstandard, which is set up anew for every column.
 SMALL_TABLE = 1000
 
 
@@ -19,8 +20,9 @@ def to_parquet(table: pa.Table, metadata: Mapping[str, str] | None = None) -> by
     own = {key.encode(): value.encode() for key, value in (metadata or {}).items()}
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own})
     large = table.num_rows > SMALL_TABLE
+    how = {"use_dictionary": large, "compression": "zstd" if large else "snappy"}
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", use_dictionary=large) as writer:
+    with pq.ParquetWriter(sink, table.schema, **how) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({seals.KEY: seals.UNSEALED})
     return seals.seal(bytes(sink.getvalue()))
