@@ -5,8 +5,9 @@
 
 Each figure is measured in a process of its own, one after the other, all with as many threads; the
 peers in the environment `.peers` (`make peers`). Prints a table, and writes the figures with the
-command, the machine and the date to `tests/benchmarks/results/`; `--readme` puts the table into the
-README, and a growth plot is drawn where matplotlib is at hand.
+command, the machine and the date to `tests/benchmarks/results/`, a file for each kind of processor;
+`--only` measures some of it anew. `--readme` puts the table into the README, and a growth plot is
+drawn where matplotlib is at hand.
 """
 
 from __future__ import annotations
@@ -187,6 +188,12 @@ def share(what: str, found: float) -> Row:
     return Row(what, "the step's matrix products alone", "70%", f"{found:.0%}", found >= 0.7)
 
 
+def matrix_unit() -> str:
+    """The processor's fastest way to multiply matrices of bfloat16, as its flags name it."""
+    flags = Path("/proc/cpuinfo").read_text("utf-8")
+    return next((flag for flag in ("amx_bf16", "avx512_bf16", "avx2") if flag in flags), "any")
+
+
 def machine(threads: int) -> str:
     """Processor, threads and memory, in words."""
     names = [
@@ -194,11 +201,9 @@ def machine(threads: int) -> str:
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
         if line.startswith("model name")
     ]
-    flags = Path("/proc/cpuinfo").read_text("utf-8")
-    matrix = next((flag for flag in ("amx_bf16", "avx512_bf16", "avx2") if flag in flags), "-")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     name = names[0] if names else platform.processor()
-    return f"{name} ({matrix}), {threads} threads, {memory:.0f} GB"
+    return f"{name} ({matrix_unit()}), {threads} threads, {memory:.0f} GB"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -221,13 +226,14 @@ def figures_table(rows: Sequence[Row]) -> str:
 
 
 def put_into_readme(text: str) -> None:
-    """Between the two marks of the README."""
+    """Between the README's two marks for this kind of processor."""
     path = ROOT / "README.md"
-    before, _, rest = path.read_text("utf-8").partition("<!-- bench:begin -->")
-    after = rest.partition("<!-- bench:end -->")[2]
-    path.write_text(
-        f"{before}<!-- bench:begin -->\n{text}\n<!-- bench:end -->{after}", encoding="utf-8"
-    )
+    begin, end = (f"<!-- bench {matrix_unit()}:{side} -->" for side in ("begin", "end"))
+    before, found, rest = path.read_text("utf-8").partition(begin)
+    if not found:
+        raise SystemExit(f"README.md has no table for this kind of processor: {begin}")
+    after = rest.partition(end)[2]
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -254,7 +260,7 @@ def main() -> None:
         "growth": lambda: growth_rows(bench),
     }
     chosen = options.only or (["decoder", "pictures"] if options.quick else list(parts))
-    path = RESULTS / f"{'quick' if options.quick else 'full'}.json"
+    path = RESULTS / f"{'quick' if options.quick else 'full'}-{matrix_unit()}.json"
     before = json.loads(path.read_text("utf-8")) if options.only and path.exists() else {}
     rows = {name: [Row(**row) for row in lines] for name, lines in before.get("rows", {}).items()}
     rows |= {part: parts[part]() for part in chosen}
