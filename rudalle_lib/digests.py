@@ -11,14 +11,18 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
+#: Made once, because it is asked for every row of a prompt table.
+CANONICAL = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
+)
+
+
 def canonical_json(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no blanks, no escapes beyond JSON's own.
 
     Raises `TypeError` or `ValueError` for values that JSON cannot hold (NaN included).
     """
-    return json.dumps(
-        value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False
-    )
+    return CANONICAL.encode(value)
 
 
 def digest_of(value: Any) -> str:
