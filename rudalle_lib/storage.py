@@ -120,7 +120,7 @@ class Storage:
     def write_many(self, files: Mapping[str, bytes]) -> None:
         """Write or replace many small files, by path; as `write_bytes`, but some at once.
 
-        Of what it raises for any of them, the others may be there or not.
+        Where it raises for one of them, any of the others may be there or not.
         """
 
         async def put(path: str) -> None:
