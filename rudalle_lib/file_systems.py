@@ -114,7 +114,7 @@ def open_input(url: str, what: str = "file") -> Iterator[BinaryIO]:
     with clear_errors(f"read the {what}", url):
         file_system, path = connect(url)
         stream: BinaryIO
-        if isinstance(file_system, LocalFileSystem):
+        if is_local(file_system):
             stream = open(path, "rb", READ_BUFFER)  # noqa: SIM115 - closed below
         else:
             raw = file_system.open(path, "rb", block_size=READ_AHEAD, cache_type="readahead")

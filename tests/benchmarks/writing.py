@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.tables import row
+
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = ROOT / ".peers/bin/python"
 SIDE, SHARD = 128, 1000
@@ -165,8 +167,6 @@ def main() -> None:
         return
     if not PEERS.exists():
         sys.exit("img2dataset is not installed; run `make peers` first.")
-    from tests.benchmarks.tables import row
-
     for form in [arguments.form] if arguments.form else THEIRS:
         speeds = in_turns(form, arguments.images, arguments.rounds)
         ours, theirs = (statistics.median(speeds[which]) for which in ("ours", "theirs"))
