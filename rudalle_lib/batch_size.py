@@ -24,8 +24,8 @@ from pathlib import Path
 
 import torch
 
+from rudalle_lib.models.cell_slots import plan_slots
 from rudalle_lib.models.dalle import Dalle, DalleConfig
-from rudalle_lib.models.kv_cache import plan_slots
 from rudalle_lib.models.sparse_attention import layer_kind
 
 LOGGER = logging.getLogger(__name__)

@@ -1,234 +1,25 @@
 """A key-value cache that keeps only what the sparse layers can still see.
 
-Exact, not an approximation: see `sparse_attention` for what each kind of layer sees. Keys and
-values of the text are computed once a prompt and shared by its images. For the image
-
-- a row layer needs the last `width + 1` cells: a ring;
-- a column layer needs all cells, stored by column so that a column is one slice;
-- the convolution layer needs the last 6 rows of cells: a ring, read through a short list of
-  places; where its pattern wraps around the edges (v2), also the first 5 rows.
+Keys and values of the text are computed once a prompt and shared by its images; of the image only
+those of cells are kept that some later cell sees (`cell_slots`). On a CPU a step attends by one
+compiled pass over a layer's cache (`cell_attention`), elsewhere by torch (`layer_cache`).
 """
 
-import copy
-import math
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Protocol, Self
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from rudalle_lib.models.cell_attention import CompiledLayerCache, ImageGroups, can_attend
+from rudalle_lib.models.cell_slots import SlotPlan, plan_slots
 from rudalle_lib.models.dalle import Attend, Dalle, merge_heads, split_heads
+from rudalle_lib.models.layer_cache import LayerCache
 from rudalle_lib.models.packed_linear import PackedLinear, can_pack
-from rudalle_lib.models.sparse_attention import (
-    KERNEL_RADIUS,
-    LayerKind,
-    TokenGrid,
-    attend,
-    cell_mask,
-    layer_kind,
-)
-
-
-@dataclass(frozen=True)
-class SlotPlan:
-    """Where a layer's cache keeps the cells.
-
-    Args:
-        size: slots a layer needs.
-        slot: for each cell, the slot that its key and value are written to.
-        visible: for each cell, the slots of the cells that it sees, itself included.
-    """
-
-    size: int
-    slot: list[int]
-    visible: list[slice] | list[Tensor]
-
-
-@lru_cache(maxsize=32)
-def plan_slots(kind: LayerKind, grid: TokenGrid, device: torch.device) -> SlotPlan:
-    """Lay out the cache of a layer of this kind, with any index tables on `device`."""
-    if kind is LayerKind.ROW:
-        return _ring(grid)
-    return _columns(grid) if kind is LayerKind.COLUMN else _window(grid, device)
-
-
-def _ring(grid: TokenGrid) -> SlotPlan:
-    size = min(grid.width + 1, grid.cells)
-    slot = [cell % size for cell in range(grid.cells)]
-    return SlotPlan(size, slot, [slice(0, min(cell + 1, size)) for cell in range(grid.cells)])
-
-
-def _columns(grid: TokenGrid) -> SlotPlan:
-    slot = [cell % grid.width * grid.height + cell // grid.width for cell in range(grid.cells)]
-    top = [cell % grid.width * grid.height for cell in range(grid.cells)]
-    visible = [slice(first, last + 1) for first, last in zip(top, slot, strict=True)]
-    return SlotPlan(grid.cells, slot, visible)
-
-
-def _window(grid: TokenGrid, device: torch.device) -> SlotPlan:
-    kept = KERNEL_RADIUS * grid.width if grid.wrap else 0  # first rows, seen again at the end
-    ring = (KERNEL_RADIUS + 1) * grid.width
-    cells = torch.arange(grid.cells)
-    slot = torch.where(cells < kept, cells, kept + (cells - kept) % ring)
-    visible = [slot[seen].to(device) for seen in cell_mask(LayerKind.CONVOLUTION, grid)]
-    return SlotPlan(int(slot.max()) + 1, slot.tolist(), visible)
-
-
-class TextSharing(Protocol):
-    """Which image of a batch reads which text."""
-
-    images: int
-
-    def product(self, images: Tensor, matrices: Tensor) -> Tensor:
-        """[B, heads, X] times its text's [P, heads, X, Y] for each image: [B, heads, Y]."""
-
-    def to(self, device: torch.device) -> Self:
-        """The same with its tables on another device."""
-
-
-class Replicas:
-    """Which images of a batch share a prompt, as index tables.
-
-    Images are laid out as [prompts, R], R being the largest number of images of one prompt, so
-    that one matrix product per prompt serves all its images; spare places repeat the first image.
-    Images that come in that order already, equally many of each prompt, need no tables.
-
-    Args:
-        prompt_of: int64 [B], the prompt of each image, 0 ... prompts - 1.
-        prompts: number of prompts.
-    """
-
-    def __init__(self, prompt_of: Tensor, prompts: int) -> None:
-        self.images = len(prompt_of)
-        same = prompt_of[:, None] == prompt_of[None, :]  # [B, B]
-        rank = same.tril(-1).sum(1)  # of each image among those of its prompt
-        most = int(rank.max()) + 1
-        everyone = torch.arange(len(prompt_of), device=prompt_of.device)
-        self.place = prompt_of * most + rank  # [B], of each image in the layout
-        image = torch.zeros(prompts * most, dtype=torch.int64, device=prompt_of.device)
-        image[self.place] = everyone
-        self.image = image.view(prompts, most)  # [P, R], the image at each place
-        self._in_order = len(image) == len(everyone) and torch.equal(self.place, everyone)
-
-    def product(self, images: Tensor, matrices: Tensor) -> Tensor:
-        """[B, heads, X] times its prompt's [P, heads, X, Y] for each image: [B, heads, Y]."""
-        return self.by_image(self.by_prompt(images) @ matrices)
-
-    def to(self, device: torch.device) -> Self:
-        """The same with its tables on another device."""
-        moved = copy.copy(self)
-        moved.place, moved.image = self.place.to(device), self.image.to(device)
-        return moved
-
-    def by_prompt(self, images: Tensor) -> Tensor:
-        """[B, heads, D] -> [P, heads, R, D]."""
-        if self._in_order:
-            return images.unflatten(0, self.image.shape).transpose(1, 2)
-        return images[self.image].transpose(1, 2)
-
-    def by_image(self, prompts: Tensor) -> Tensor:
-        """[P, heads, R, D] -> [B, heads, D]."""
-        by_place = prompts.transpose(1, 2).flatten(0, 1)
-        return by_place if self._in_order else by_place[self.place]
-
-
-class GuidedReplicas:
-    """Images of some prompts, followed by images that all read one more text, the last.
-
-    In a common layout that text, with far more images than any other, would fill it with spares.
-
-    Args:
-        prompt_of: int64 [B], the text of each image; the last `unguided` have the last one.
-        prompts: number of texts, the last one included.
-        unguided: images of the last text, at least 1.
-    """
-
-    def __init__(self, prompt_of: Tensor, prompts: int, unguided: int) -> None:
-        self.images = len(prompt_of)
-        self._prompted = len(prompt_of) - unguided
-        self._replicas = Replicas(prompt_of[: self._prompted], prompts - 1)
-
-    def product(self, images: Tensor, matrices: Tensor) -> Tensor:
-        """[B, heads, X] times its text's [P, heads, X, Y] for each image: [B, heads, Y]."""
-        prompted, others = images.tensor_split((self._prompted,))
-        one_text = others.transpose(0, 1) @ matrices[-1]  # [heads, B of these, Y]
-        by_prompt = self._replicas.product(prompted, matrices[:-1])
-        return torch.cat((by_prompt, one_text.transpose(0, 1)))
-
-    def to(self, device: torch.device) -> Self:
-        """The same with its tables on another device."""
-        moved = copy.copy(self)
-        moved._replicas = self._replicas.to(device)
-        return moved
-
+from rudalle_lib.models.sparse_attention import LayerKind, attend, layer_kind
+from rudalle_lib.models.text_sharing import GuidedReplicas, Replicas, TextSharing
 
 Tables = tuple[dict[LayerKind, SlotPlan], TextSharing]
 """What the layers on one device share."""
-
-
-class LayerCache:
-    """Keys and values of one layer.
-
-    All products of a step are batched ones over contiguous heads: slices of the cache, and texts
-    that are laid out once, here.
-
-    Args:
-        plan: where cells are kept.
-        text_key: [P, heads, T, D], one a prompt.
-        text_value: the same.
-        sharing: which image reads which text.
-    """
-
-    def __init__(
-        self, plan: SlotPlan, text_key: Tensor, text_value: Tensor, sharing: TextSharing
-    ) -> None:
-        _, self.heads, self.text_length, self.width = text_key.shape
-        self.plan = plan
-        self.sharing = sharing
-        self.text_key = text_key.transpose(2, 3).contiguous()  # [P, heads, D, T]
-        self.text_value = text_value.contiguous()  # [P, heads, T, D]
-        shape = (sharing.images * self.heads, plan.size, self.width)  # [B * heads, slots, D]
-        self.key, self.value = text_key.new_empty(shape), text_key.new_empty(shape)
-        most = max((len(slots) for slots in plan.visible if isinstance(slots, Tensor)), default=0)
-        self._gathered = text_key.new_empty(2, shape[0] * most * self.width)
-
-    def attend(self, cell: int, projected: Tensor) -> Tensor:
-        """Store a cell and attend from it to the text and to the cells it sees.
-
-        Args:
-            cell: its number; all cells before it have been stored.
-            projected: [B, 3 C], query, key and value of the cell side by side.
-
-        Returns:
-            [B, C].
-        """
-        images, slot, visible = len(projected), self.plan.slot[cell], self.plan.visible[cell]
-        parts = projected.view(images, 3, self.heads, self.width)
-        query, key, value = parts.unbind(1)  # [B, heads, D]
-        self.key[:, slot].view_as(key).copy_(key)
-        self.value[:, slot].view_as(value).copy_(value)
-        query = query / math.sqrt(self.width)
-        of_text = self.sharing.product(query, self.text_key)  # [B, heads, T]
-        keys, values = self._seen(visible)  # [B * heads, K, D]
-        of_cells = torch.bmm(query.reshape(-1, 1, self.width), keys.transpose(1, 2))
-        of_cells = of_cells.view(images, self.heads, -1)
-        weights = torch.cat((of_text, of_cells), dim=-1).softmax(dim=-1)  # [B, heads, T + K]
-        of_text, of_cells = weights.tensor_split((self.text_length,), dim=-1)
-        from_text = self.sharing.product(of_text, self.text_value)  # [B, heads, D]
-        from_cells = torch.bmm(of_cells.flatten(0, 1).unsqueeze(1), values)  # [B * heads, 1, D]
-        return (from_text + from_cells.view_as(from_text)).flatten(1)
-
-    def _seen(self, visible: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of some slots, [B * heads, K, D]. Those of a list are copies, always in
-        the same memory, for that of so many would come anew from the system at every step.
-        """
-        if isinstance(visible, slice):
-            return self.key[:, visible], self.value[:, visible]
-        shape = (len(self.key), len(visible), self.width)
-        room = self._gathered[:, : math.prod(shape)]
-        keys = torch.index_select(self.key, 1, visible, out=room[0].view(shape))
-        return keys, torch.index_select(self.value, 1, visible, out=room[1].view(shape))
 
 
 class CachedDecoder:
@@ -261,7 +52,7 @@ class CachedDecoder:
         unseen = torch.ones(length, length, dtype=torch.bool, device=text.device).triu(1)
         self._causal = self._text.new_zeros(length, length).masked_fill(unseen, -torch.inf)
         self._image_head = self._pack_image_head()
-        self._layers: list[LayerCache] = []
+        self._layers: list[LayerCache | CompiledLayerCache] = []
         self._cells = 0  # stored so far
         self._tokens = 0  # image tokens seen so far
 
@@ -305,11 +96,22 @@ class CachedDecoder:
 
         def attend_and_store(projected: Tensor) -> Tensor:
             query, key, value = split_heads(projected, self.model.config.num_heads)
-            plans, sharing = self._tables_on(key.device)
-            self._layers.append(LayerCache(plans[kind], key, value, sharing))
+            self._layers.append(self._new_layer(kind, key, value))
             return merge_heads(attend(query, key, value, self._causal.to(key.device)))
 
         return attend_and_store
+
+    def _new_layer(
+        self, kind: LayerKind, key: Tensor, value: Tensor
+    ) -> LayerCache | CompiledLayerCache:
+        plans, sharing = self._tables_on(key.device)
+        if can_attend(plans[kind], key):
+            return CompiledLayerCache(plans[kind], key, value, self._groups)
+        return LayerCache(plans[kind], key, value, sharing)
+
+    @cached_property
+    def _groups(self) -> ImageGroups:
+        return ImageGroups(self.prompt_of)
 
     def _tables_on(self, device: torch.device) -> Tables:
         if device not in self._tables:

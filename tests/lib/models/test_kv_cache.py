@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from rudalle_lib.models.cell_slots import plan_slots
 from rudalle_lib.models.dalle import Dalle, DalleConfig
-from rudalle_lib.models.kv_cache import CachedDecoder, Replicas, plan_slots
+from rudalle_lib.models.kv_cache import CachedDecoder
 from rudalle_lib.models.sparse_attention import LayerKind, TokenGrid, cell_mask
+from rudalle_lib.models.text_sharing import Replicas
 
 CPU = torch.device("cpu")
 SIZES = [(5, 5), (4, 7), (12, 12), (13, 3), (14, 6), (1, 4), (4, 1)]

@@ -1,0 +1,367 @@
+// Attention from one new cell of each image to its text and to the cells it sees: what a step of
+// `CachedDecoder` does in each layer, in one pass over the cache. See cell_attention.py.
+//
+// At every step nearly all of the cache is read once, so memory decides: while the texts of some
+// images are multiplied, the cells of the next ones are fetched. Sums are in float32 (of float64
+// in float64), and an image's numbers do not depend on its company.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#define INLINE inline __attribute__((always_inline))
+#if defined(__x86_64__)  // compiled for three generations, of which the best is taken when it loads
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+
+namespace {
+
+constexpr int LANES = 16;         // numbers of a vector
+constexpr int BLOCK = 2 * LANES;  // numbers that are loaded at once: 64 bytes of bfloat16
+constexpr int TOGETHER = 8;       // images of one text that share a pass over it
+constexpr int MOST_WIDTH = 256;   // of a head
+constexpr int MOST_SEEN = 512;    // positions of text and cells
+constexpr int APART = LANES;      // keeps rows off powers of two, which caches dislike
+constexpr int WIDTH_STRIDE = MOST_WIDTH + APART;
+constexpr int SEEN_STRIDE = MOST_SEEN + APART;
+
+// As in cell_attention.py.
+struct Group {
+  int32_t text;
+  int32_t count;  // of images, 1 ... TOGETHER
+  int32_t images[TOGETHER];
+};
+
+// As in cell_attention.py. H heads of width D, texts of T, a cache of S slots an image.
+struct Step {
+  int64_t heads, width, text_length, slots;
+  int64_t slot;  // where the new cell is kept
+  int64_t seen;  // number of visible slots
+  int64_t groups;
+  const int32_t* visible;   // [seen], slots, the new cell's among them
+  const Group* group;       // [groups]
+  const void* projected;    // [B, 3, H, D], query, key and value of the new cells
+  void* keys;               // [B, H, S, D]
+  void* values;             // [B, H, S, D]
+  const void* text_keys;    // [P, H, T / BLOCK, D, BLOCK]
+  const void* text_values;  // [P, H, D / BLOCK, T, BLOCK]
+  void* contexts;           // [B, H, D], the result
+};
+
+typedef float Floats __attribute__((vector_size(4 * LANES)));
+typedef double Doubles __attribute__((vector_size(8 * LANES)));
+typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+
+struct BFloat16 {
+  uint16_t bits;  // the upper half of a float32
+};
+
+// What elements of a cache are computed in.
+template <class Element> struct Computed {
+  typedef float Number;
+  typedef Floats Vector;
+};
+template <> struct Computed<double> {
+  typedef double Number;
+  typedef Doubles Vector;
+};
+template <class Element> using Number = typename Computed<Element>::Number;
+template <class Element> using Vector = typename Computed<Element>::Vector;
+
+template <class V, class T> INLINE V read(const T* from) {
+  V vector;
+  std::memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+template <class V, class T> INLINE void write(T* to, V vector) {
+  std::memcpy(to, &vector, sizeof vector);
+}
+
+// BLOCK neighbours as two vectors: of bfloat16 those at even places, then those at odd ones,
+// because that takes two instructions; of others the first half, then the second.
+template <class Element> struct Block {
+  Vector<Element> half[2];
+};
+
+template <class Element> INLINE Block<Element> load(const Element* from) {
+  return {read<Vector<Element>>(from), read<Vector<Element>>(from + LANES)};
+}
+
+INLINE Block<BFloat16> load(const BFloat16* from) {
+  const Words pairs = read<Words>(from);
+  return {(Floats)(pairs << 16), (Floats)(pairs & 0xffff0000)};
+}
+
+template <class Element> INLINE void store(Element* to, Block<Element> block) {
+  write(to, block.half[0]);
+  write(to + LANES, block.half[1]);
+}
+
+INLINE Words rounded_to_even(Floats vector) {
+  const Words bits = (Words)vector;
+  return bits + 0x7fff + ((bits >> 16) & 1);
+}
+
+INLINE void store(BFloat16* to, Block<BFloat16> block) {
+  write(to, (rounded_to_even(block.half[0]) >> 16) | (rounded_to_even(block.half[1]) & 0xffff0000));
+}
+
+template <class N, class Combine> INLINE N reduce(Vector<N> vector, Combine combine) {
+  N lanes[LANES];
+  write(lanes, vector);
+  for (int left = LANES / 2; left; left /= 2)
+    for (int lane = 0; lane < left; lane++) lanes[lane] = combine(lanes[lane], lanes[lane + left]);
+  return lanes[0];
+}
+
+template <class N> INLINE N sum(Vector<N> vector) {
+  return reduce<N>(vector, [](N a, N b) { return a + b; });
+}
+
+template <class N> INLINE N largest(Vector<N> vector) {
+  return reduce<N>(vector, [](N a, N b) { return std::max(a, b); });
+}
+
+// e^x for x <= 0, to 1e-7 of it: 2^n times a polynomial of the rest, after Cephes' expf.
+INLINE Floats exponential(Floats x) {
+  constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: what is added to it becomes whole
+  x = x < -87.0f ? Floats{} - 87.0f : x;
+  const Floats shifted = x * 1.44269504f + ROUND;
+  const Floats n = shifted - ROUND;
+  const Floats rest = x - n * 0.693359375f + n * 2.12194440e-4f;  // log(2) in two parts
+  Floats power = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+  power = power * rest + 8.3334519073e-3f;
+  power = power * rest + 4.1665795894e-2f;
+  power = power * rest + 1.6666665459e-1f;
+  power = power * rest + 5.0000001201e-1f;
+  power = power * rest * rest + rest + 1.0f;
+  const Ints exponent = (Ints)shifted - (Ints)(Floats{} + ROUND);
+  return power * (Floats)((exponent + 127) << 23);
+}
+
+INLINE Doubles exponential(Doubles x) {
+  for (int lane = 0; lane < LANES; lane++) x[lane] = std::exp(x[lane]);
+  return x;
+}
+
+// Fetches the cells that a group sees in a head into the cache of the processor, bit by bit.
+template <class Element> class Ahead {
+ public:
+  INLINE Ahead(const Step& step, const Group& group, int64_t head)
+      : step(step), group(group), head(head) {}
+
+  INLINE void fetch() {
+    if (image == group.count) return;
+    const int64_t row = (group.images[image] * step.heads + head) * step.slots + step.visible[cell];
+    const Element* key = (const Element*)step.keys + row * step.width;
+    const Element* value = (const Element*)step.values + row * step.width;
+    for (int64_t d = 0; d < step.width; d += 64 / sizeof(Element)) {
+      __builtin_prefetch(key + d, 0, 2);
+      __builtin_prefetch(value + d, 0, 2);
+    }
+    if (++cell == step.seen) {
+      cell = 0;
+      image++;
+    }
+  }
+
+ private:
+  const Step& step;
+  const Group& group;
+  const int64_t head;
+  int32_t image = 0;
+  int64_t cell = 0;
+};
+
+// Rows [ROWS, inner] times a matrix in blocks [columns / BLOCK, inner, BLOCK].
+template <class Element, int ROWS, int STRIDE, int PRODUCT_STRIDE>
+INLINE void multiply(const Number<Element>* rows, const Element* matrix, int64_t inner,
+                     int64_t columns, Number<Element>* products, Ahead<Element>& ahead) {
+  for (int64_t column = 0; column < columns; column += BLOCK) {
+    Block<Element> total[ROWS] = {};
+    for (int64_t i = 0; i < inner; i++, matrix += BLOCK) {
+      const Block<Element> block = load(matrix);
+      for (int row = 0; row < ROWS; row++)
+        for (int h = 0; h < 2; h++) total[row].half[h] += rows[row * STRIDE + i] * block.half[h];
+      if (i % 2 == 0) ahead.fetch();
+    }
+    for (int row = 0; row < ROWS; row++)
+      for (int h = 0; h < 2; h++)
+        write(products + row * PRODUCT_STRIDE + column + h * LANES, total[row].half[h]);
+  }
+}
+
+// Products of a query with the keys of the cells that one image sees.
+template <class Element>
+INLINE void score_cells(const Step& step, const Number<Element>* query, const Element* keys,
+                        Number<Element>* scores) {
+  for (int64_t cell = 0; cell < step.seen; cell++) {
+    const Element* key = keys + step.visible[cell] * step.width;
+    Block<Element> total = {};
+    for (int64_t d = 0; d < step.width; d += BLOCK) {
+      const Block<Element> block = load(key + d);
+      for (int h = 0; h < 2; h++)
+        total.half[h] += read<Vector<Element>>(query + d + h * LANES) * block.half[h];
+    }
+    scores[cell] = sum<Number<Element>>(total.half[0] + total.half[1]);
+  }
+}
+
+// In place. There must be room up to the next multiple of LANES.
+template <class N> INLINE void softmax(N* scores, int64_t count) {
+  const int64_t padded = (count + LANES - 1) / LANES * LANES;
+  std::fill(scores + count, scores + padded, -std::numeric_limits<N>::infinity());
+  Vector<N> most = read<Vector<N>>(scores);
+  for (int64_t i = LANES; i < padded; i += LANES) {
+    const Vector<N> next = read<Vector<N>>(scores + i);
+    most = next > most ? next : most;
+  }
+  const N top = largest<N>(most);
+  Vector<N> total = {};
+  for (int64_t i = 0; i < padded; i += LANES) {
+    const Vector<N> power = exponential(read<Vector<N>>(scores + i) - top);
+    write(scores + i, power);
+    total += power;
+  }
+  const N scale = 1 / sum<N>(total);
+  for (int64_t i = 0; i < padded; i += LANES)
+    write(scores + i, read<Vector<N>>(scores + i) * scale);
+}
+
+// Adds to a part of a context, BLOCKS blocks wide, what the values of the cells give to it.
+template <class Element, int BLOCKS>
+INLINE void add_cells(const Step& step, const Number<Element>* weights, const Element* values,
+                      Number<Element>* context) {
+  Block<Element> total[BLOCKS];
+  for (int b = 0; b < BLOCKS; b++) {
+    total[b].half[0] = read<Vector<Element>>(context + b * BLOCK);
+    total[b].half[1] = read<Vector<Element>>(context + b * BLOCK + LANES);
+  }
+  for (int64_t cell = 0; cell < step.seen; cell++) {
+    const Element* value = values + step.visible[cell] * step.width;
+    for (int b = 0; b < BLOCKS; b++) {
+      const Block<Element> block = load(value + b * BLOCK);
+      for (int h = 0; h < 2; h++) total[b].half[h] += weights[cell] * block.half[h];
+    }
+  }
+  for (int b = 0; b < BLOCKS; b++) {
+    write(context + b * BLOCK, total[b].half[0]);
+    write(context + b * BLOCK + LANES, total[b].half[1]);
+  }
+}
+
+// ROWS images of one text, in one head: stores their new cells, and attends from them. Queries,
+// weights of a text and contexts are kept in the order of `Block`.
+template <class Element, int ROWS>
+INLINE void attend_rows(const Step& step, const int32_t* images, int64_t text, int64_t head,
+                        Ahead<Element>& ahead) {
+  typedef Number<Element> N;
+  const int64_t width = step.width, hidden = step.heads * width;
+  const Element* projected = (const Element*)step.projected;
+  alignas(64) N queries[ROWS * WIDTH_STRIDE], contexts[ROWS * WIDTH_STRIDE];
+  alignas(64) N scores[ROWS * SEEN_STRIDE];
+  Element *keys[ROWS], *values[ROWS];  // of these images in this head
+
+  const N scale = 1 / std::sqrt(N(width));
+  for (int row = 0; row < ROWS; row++) {
+    const int64_t first = (images[row] * step.heads + head) * step.slots * width;
+    keys[row] = (Element*)step.keys + first;
+    values[row] = (Element*)step.values + first;
+    const Element* query = projected + images[row] * 3 * hidden + head * width;
+    std::memcpy(keys[row] + step.slot * width, query + hidden, width * sizeof(Element));
+    std::memcpy(values[row] + step.slot * width, query + 2 * hidden, width * sizeof(Element));
+    for (int64_t d = 0; d < width; d += BLOCK) {
+      const Block<Element> block = load(query + d);
+      for (int h = 0; h < 2; h++)
+        write(queries + row * WIDTH_STRIDE + d + h * LANES, block.half[h] * scale);
+    }
+  }
+
+  const int64_t length = step.text_length, of_text = (text * step.heads + head) * length * width;
+  const Element* text_keys = (const Element*)step.text_keys + of_text;
+  const Element* text_values = (const Element*)step.text_values + of_text;
+  multiply<Element, ROWS, WIDTH_STRIDE, SEEN_STRIDE>(
+      queries, text_keys, width, length, scores, ahead);
+  for (int row = 0; row < ROWS; row++) {
+    N* of_image = scores + row * SEEN_STRIDE;
+    score_cells(step, queries + row * WIDTH_STRIDE, keys[row], of_image + length);
+    softmax(of_image, length + step.seen);
+  }
+  multiply<Element, ROWS, SEEN_STRIDE, WIDTH_STRIDE>(
+      scores, text_values, length, width, contexts, ahead);
+
+  for (int row = 0; row < ROWS; row++) {
+    const N* weights = scores + row * SEEN_STRIDE + length;
+    N* context = contexts + row * WIDTH_STRIDE;
+    Element* result = (Element*)step.contexts + images[row] * hidden + head * width;
+    int64_t d = 0;
+    for (; d + 4 * BLOCK <= width; d += 4 * BLOCK)
+      add_cells<Element, 4>(step, weights, values[row] + d, context + d);
+    for (; d < width; d += BLOCK)
+      add_cells<Element, 1>(step, weights, values[row] + d, context + d);
+    for (d = 0; d < width; d += BLOCK)
+      store(result + d, Block<Element>{read<Vector<Element>>(context + d),
+                                       read<Vector<Element>>(context + d + LANES)});
+  }
+}
+
+// A task is a group in one head; `next` is the one that this thread does after it.
+template <class Element> INLINE void attend_group(const Step& step, int64_t task, int64_t next) {
+  const Group& group = step.group[task / step.heads];
+  const int64_t head = task % step.heads;
+  Ahead<Element> ahead(step, step.group[next / step.heads], next % step.heads);
+  const int32_t* image = group.images;
+  const int32_t* end = image + group.count;
+  for (; end - image >= 8; image += 8) attend_rows<Element, 8>(step, image, group.text, head, ahead);
+  for (; end - image >= 4; image += 4) attend_rows<Element, 4>(step, image, group.text, head, ahead);
+  for (; end - image >= 1; image += 1) attend_rows<Element, 1>(step, image, group.text, head, ahead);
+}
+
+FOR_EACH_PROCESSOR void attend_float32(const Step& step, int64_t task, int64_t next) {
+  attend_group<float>(step, task, next);
+}
+
+FOR_EACH_PROCESSOR void attend_float64(const Step& step, int64_t task, int64_t next) {
+  attend_group<double>(step, task, next);
+}
+
+FOR_EACH_PROCESSOR void attend_bfloat16(const Step& step, int64_t task, int64_t next) {
+  attend_group<BFloat16>(step, task, next);
+}
+
+// Each thread does neighbouring tasks, so that it reads on where it has read before.
+void attend_all(void (*attend)(const Step&, int64_t, int64_t), const Step& step, int threads) {
+  const int64_t tasks = step.groups * step.heads;
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t mine = omp_get_thread_num(), all = omp_get_num_threads();
+    const int64_t end = tasks * (mine + 1) / all;
+    for (int64_t task = tasks * mine / all; task < end; task++)
+      attend(step, task, std::min(task + 1, end - 1));
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+void attend_from_cell_float32(const Step* step, int threads) {
+  attend_all(attend_float32, *step, threads);
+}
+
+void attend_from_cell_float64(const Step* step, int threads) {
+  attend_all(attend_float64, *step, threads);
+}
+
+void attend_from_cell_bfloat16(const Step* step, int threads) {
+  attend_all(attend_bfloat16, *step, threads);
+}
+}

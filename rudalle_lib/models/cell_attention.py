@@ -1,0 +1,187 @@
+"""Attention of a decoding step on a CPU: compiled, in one pass over the cache of a layer.
+
+By torch's operators that is a dozen of them, each of which reads and writes memory again: copies
+into the layout of a product, two products each for texts and cells, softmax between. Here one task
+does it all for up to 8 images of a text in one head, in registers; see `cell_attention.cpp`, which
+is compiled when this package is installed. Where there was no compiler, or sizes do not fit, layers
+take `layer_cache` instead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache, cached_property
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from rudalle_lib.models.cell_slots import SlotPlan
+
+# As in cell_attention.cpp.
+BLOCK = 32
+TOGETHER = 8
+MOST_WIDTH = 256
+MOST_SEEN = 512
+
+
+class _Group(ctypes.Structure):
+    _fields_ = (
+        ("text", ctypes.c_int32),
+        ("count", ctypes.c_int32),
+        ("images", ctypes.c_int32 * TOGETHER),
+    )
+
+
+class _Step(ctypes.Structure):
+    _fields_ = (
+        ("heads", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("text_length", ctypes.c_int64),
+        ("slots", ctypes.c_int64),
+        ("slot", ctypes.c_int64),
+        ("seen", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("visible", ctypes.c_void_p),
+        ("group", ctypes.c_void_p),
+        ("projected", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("text_keys", ctypes.c_void_p),
+        ("text_values", ctypes.c_void_p),
+        ("contexts", ctypes.c_void_p),
+    )
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """What was compiled at installation. It shares the threads of torch's OpenMP."""
+    for suffix in EXTENSION_SUFFIXES:
+        path = Path(__file__).with_name(f"_cell_attention{suffix}")
+        if path.exists():
+            return ctypes.CDLL(str(path))
+    return None
+
+
+@cache
+def _entry(dtype: torch.dtype) -> Callable[[ctypes._Pointer[_Step], int], None]:
+    function = getattr(_library(), f"attend_from_cell_{str(dtype).removeprefix('torch.')}")
+    function.argtypes, function.restype = (ctypes.POINTER(_Step), ctypes.c_int), None
+    return function
+
+
+def is_compiled() -> bool:
+    """Whether there was a compiler when this package was installed."""
+    return _library() is not None
+
+
+def can_attend(plan: SlotPlan, text_key: Tensor) -> bool:
+    """Whether a layer with such a plan and keys [P, heads, T, D] can do without torch."""
+    *_, length, width = text_key.shape
+    return (
+        is_compiled()
+        and text_key.device.type == "cpu"
+        and text_key.dtype in (torch.float32, torch.float64, torch.bfloat16)
+        and width % BLOCK == length % BLOCK == 0
+        and width <= MOST_WIDTH
+        and length + plan.most_visible <= MOST_SEEN
+    )
+
+
+class ImageGroups:
+    """The images of a batch in groups of at most `TOGETHER` that read the same text."""
+
+    def __init__(self, prompt_of: Tensor) -> None:
+        """Take int64 [B], the text of each image."""
+        images: dict[int, list[int]] = {}
+        for image, text in enumerate(prompt_of.tolist()):
+            images.setdefault(text, []).append(image)
+        groups = [
+            _Group(text, len(some), (ctypes.c_int32 * TOGETHER)(*some))
+            for text, all_ in images.items()
+            for some in _chunks(all_, TOGETHER)
+        ]
+        self.images = len(prompt_of)
+        self.table = (_Group * len(groups))(*groups)
+
+
+def _chunks(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def in_blocks(matrix: Tensor) -> Tensor:
+    """[..., rows, columns] as [..., columns / BLOCK, rows, BLOCK], to be read from end to end.
+
+    The even ones of `BLOCK` rows of bfloat16 come before the odd ones, as the numbers that they are
+    multiplied with do there.
+    """
+    if matrix.dtype is torch.bfloat16:
+        matrix = rearrange(
+            matrix, "... (block pair two) c -> ... (block two pair) c", two=2, pair=BLOCK // 2
+        )
+    return rearrange(matrix, "... r (block c) -> ... block r c", c=BLOCK).contiguous()
+
+
+class CompiledLayerCache:
+    """As `layer_cache.LayerCache`, for what `can_attend`.
+
+    Args:
+        plan: where cells are kept.
+        text_key: [P, heads, T, D], one a prompt.
+        text_value: the same.
+        groups: which images read which text.
+    """
+
+    def __init__(
+        self, plan: SlotPlan, text_key: Tensor, text_value: Tensor, groups: ImageGroups
+    ) -> None:
+        _, self.heads, self.text_length, self.width = text_key.shape
+        self.plan = plan
+        self.groups = groups
+        self.text_key = in_blocks(text_key.transpose(2, 3))
+        self.text_value = in_blocks(text_value)
+        shape = (groups.images, self.heads, plan.size, self.width)
+        self.key, self.value = text_key.new_empty(shape), text_key.new_empty(shape)
+
+    def attend(self, cell: int, projected: Tensor) -> Tensor:
+        """Store a cell and attend from it to the text and to the cells it sees.
+
+        Args:
+            cell: its number; all cells before it have been stored.
+            projected: [B, 3 C], query, key and value of the cell side by side.
+
+        Returns:
+            [B, C].
+        """
+        hidden = self.heads * self.width
+        if projected.shape != (self.groups.images, 3 * hidden) or projected.dtype != self.key.dtype:
+            raise ValueError(
+                f"projected: expected {[self.groups.images, 3 * hidden]} in {self.key.dtype}, "
+                f"found {list(projected.shape)} in {projected.dtype}"
+            )
+        projected = projected.contiguous()
+        contexts = projected.new_empty(len(projected), hidden)
+        step, visible = self._step, self.plan.tables[cell]
+        step.slot, step.seen, step.visible = self.plan.slot[cell], len(visible), visible.data_ptr()
+        step.projected, step.contexts = projected.data_ptr(), contexts.data_ptr()
+        _entry(self.key.dtype)(ctypes.byref(step), torch.get_num_threads())
+        return contexts
+
+    @cached_property
+    def _step(self) -> _Step:
+        """What is the same at every step."""
+        return _Step(
+            heads=self.heads,
+            width=self.width,
+            text_length=self.text_length,
+            slots=self.plan.size,
+            groups=len(self.groups.table),
+            group=ctypes.addressof(self.groups.table),
+            keys=self.key.data_ptr(),
+            values=self.value.data_ptr(),
+            text_keys=self.text_key.data_ptr(),
+            text_values=self.text_value.data_ptr(),
+        )
