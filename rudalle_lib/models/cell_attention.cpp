@@ -38,17 +38,18 @@ struct Group {
   int32_t images[TOGETHER];
 };
 
-// As in cell_attention.py. H heads of width D, texts of T, a cache of S slots an image.
+// As in cell_attention.py. H heads of width D, texts of T, a cache of S slots an image and head.
 struct Step {
-  int64_t heads, width, text_length, slots;
+  int64_t heads, width, text_length;
+  int64_t image_stride, head_stride;  // numbers from one to the next in `keys` and `values`
   int64_t slot;  // where the new cell is kept
   int64_t seen;  // number of visible slots
   int64_t groups;
   const int32_t* visible;   // [seen], slots, the new cell's among them
   const Group* group;       // [groups]
   const void* projected;    // [B, 3, H, D], query, key and value of the new cells
-  void* keys;               // [B, H, S, D]
-  void* values;             // [B, H, S, D]
+  void* keys;               // [B, ..., H, S, D]
+  void* values;             // the same
   const void* text_keys;    // [P, H, T / BLOCK, D, BLOCK]
   const void* text_values;  // [P, H, D / BLOCK, T, BLOCK]
   void* contexts;           // [B, H, D], the result
@@ -114,20 +115,28 @@ INLINE void store(BFloat16* to, Block<BFloat16> block) {
   write(to, (rounded_to_even(block.half[0]) >> 16) | (rounded_to_even(block.half[1]) & 0xffff0000));
 }
 
-template <class N, class Combine> INLINE N reduce(Vector<N> vector, Combine combine) {
-  N lanes[LANES];
-  write(lanes, vector);
-  for (int left = LANES / 2; left; left /= 2)
-    for (int lane = 0; lane < left; lane++) lanes[lane] = combine(lanes[lane], lanes[lane + left]);
-  return lanes[0];
+template <class N, int COUNT> struct Lanes {
+  typedef N Vector __attribute__((vector_size(COUNT * sizeof(N))));
+};
+
+// Combines the halves of a vector until one number is left.
+template <class N, int COUNT, class Combine>
+INLINE N reduce(typename Lanes<N, COUNT>::Vector vector, Combine combine) {
+  if constexpr (COUNT == 2) {
+    return combine(vector[0], vector[1]);
+  } else {
+    typedef typename Lanes<N, COUNT / 2>::Vector Half;
+    const N* lanes = (const N*)&vector;
+    return reduce<N, COUNT / 2>(combine(read<Half>(lanes), read<Half>(lanes + COUNT / 2)), combine);
+  }
 }
 
 template <class N> INLINE N sum(Vector<N> vector) {
-  return reduce<N>(vector, [](N a, N b) { return a + b; });
+  return reduce<N, LANES>(vector, [](auto a, auto b) { return a + b; });
 }
 
 template <class N> INLINE N largest(Vector<N> vector) {
-  return reduce<N>(vector, [](N a, N b) { return std::max(a, b); });
+  return reduce<N, LANES>(vector, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 // e^x for x <= 0, to 1e-7 of it: 2^n times a polynomial of the rest, after Cephes' expf.
@@ -160,9 +169,9 @@ template <class Element> class Ahead {
 
   INLINE void fetch() {
     if (image == group.count) return;
-    const int64_t row = (group.images[image] * step.heads + head) * step.slots + step.visible[cell];
-    const Element* key = (const Element*)step.keys + row * step.width;
-    const Element* value = (const Element*)step.values + row * step.width;
+    const int64_t first = group.images[image] * step.image_stride + head * step.head_stride;
+    const Element* key = (const Element*)step.keys + first + step.visible[cell] * step.width;
+    const Element* value = (const Element*)step.values + first + step.visible[cell] * step.width;
     for (int64_t d = 0; d < step.width; d += 64 / sizeof(Element)) {
       __builtin_prefetch(key + d, 0, 2);
       __builtin_prefetch(value + d, 0, 2);
@@ -191,7 +200,8 @@ INLINE void multiply(const Number<Element>* rows, const Element* matrix, int64_t
       const Block<Element> block = load(matrix);
       for (int row = 0; row < ROWS; row++)
         for (int h = 0; h < 2; h++) total[row].half[h] += rows[row * STRIDE + i] * block.half[h];
-      if (i % 2 == 0) ahead.fetch();
+      __builtin_prefetch(matrix + inner * columns, 0, 2);  // that of the next head
+      if (i % 4 == 0) ahead.fetch();
     }
     for (int row = 0; row < ROWS; row++)
       for (int h = 0; h < 2; h++)
@@ -272,7 +282,7 @@ INLINE void attend_rows(const Step& step, const int32_t* images, int64_t text, i
 
   const N scale = 1 / std::sqrt(N(width));
   for (int row = 0; row < ROWS; row++) {
-    const int64_t first = (images[row] * step.heads + head) * step.slots * width;
+    const int64_t first = images[row] * step.image_stride + head * step.head_stride;
     keys[row] = (Element*)step.keys + first;
     values[row] = (Element*)step.values + first;
     const Element* query = projected + images[row] * 3 * hidden + head * width;

@@ -41,7 +41,8 @@ class _Step(ctypes.Structure):
         ("heads", ctypes.c_int64),
         ("width", ctypes.c_int64),
         ("text_length", ctypes.c_int64),
-        ("slots", ctypes.c_int64),
+        ("image_stride", ctypes.c_int64),
+        ("head_stride", ctypes.c_int64),
         ("slot", ctypes.c_int64),
         ("seen", ctypes.c_int64),
         ("groups", ctypes.c_int64),
@@ -143,7 +144,8 @@ class CompiledLayerCache:
         self.groups = groups
         self.text_key = in_blocks(text_key.transpose(2, 3))
         self.text_value = in_blocks(text_value)
-        shape = (groups.images, self.heads, plan.size, self.width)
+        blocks = plan.size // plan.block
+        shape = (groups.images, blocks, self.heads, plan.block, self.width)
         self.key, self.value = text_key.new_empty(shape), text_key.new_empty(shape)
 
     def attend(self, cell: int, projected: Tensor) -> Tensor:
@@ -165,7 +167,9 @@ class CompiledLayerCache:
         projected = projected.contiguous()
         contexts = projected.new_empty(len(projected), hidden)
         step, visible = self._step, self.plan.tables[cell]
-        step.slot, step.seen, step.visible = self.plan.slot[cell], len(visible), visible.data_ptr()
+        block, step.slot = divmod(self.plan.slot[cell], self.plan.block)
+        step.seen, step.visible = len(visible), visible.data_ptr()
+        step.keys, step.values = self.key[0, block].data_ptr(), self.value[0, block].data_ptr()
         step.projected, step.contexts = projected.data_ptr(), contexts.data_ptr()
         _entry(self.key.dtype)(ctypes.byref(step), torch.get_num_threads())
         return contexts
@@ -177,11 +181,10 @@ class CompiledLayerCache:
             heads=self.heads,
             width=self.width,
             text_length=self.text_length,
-            slots=self.plan.size,
+            image_stride=self.key.stride(0),
+            head_stride=self.key.stride(2),
             groups=len(self.groups.table),
             group=ctypes.addressof(self.groups.table),
-            keys=self.key.data_ptr(),
-            values=self.value.data_ptr(),
             text_keys=self.text_key.data_ptr(),
             text_values=self.text_value.data_ptr(),
         )

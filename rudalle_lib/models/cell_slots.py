@@ -25,16 +25,18 @@ class SlotPlan:
         size: slots a layer needs.
         slot: for each cell, the slot that its key and value are written to.
         visible: for each cell, the slots of the cells that it sees, itself included.
+        block: slots that a cell sees lie in one block of so many.
     """
 
     size: int
     slot: list[int]
     visible: list[slice] | list[Tensor]
+    block: int
 
     @cached_property
     def tables(self) -> list[Tensor]:
-        """`visible` as tables on the CPU, int32 [K] for each cell."""
-        slots = torch.arange(self.size, dtype=torch.int32)
+        """`visible` as tables on the CPU, int32 [K] for each cell, counted within their block."""
+        slots = torch.arange(self.size, dtype=torch.int32) % self.block
         return [slots[seen if isinstance(seen, slice) else seen.cpu()] for seen in self.visible]
 
     @cached_property
@@ -54,14 +56,14 @@ def plan_slots(kind: LayerKind, grid: TokenGrid, device: torch.device) -> SlotPl
 def _ring(grid: TokenGrid) -> SlotPlan:
     size = min(grid.width + 1, grid.cells)
     slot = [cell % size for cell in range(grid.cells)]
-    return SlotPlan(size, slot, [slice(0, min(cell + 1, size)) for cell in range(grid.cells)])
+    return SlotPlan(size, slot, [slice(0, min(cell + 1, size)) for cell in range(grid.cells)], size)
 
 
 def _columns(grid: TokenGrid) -> SlotPlan:
     slot = [cell % grid.width * grid.height + cell // grid.width for cell in range(grid.cells)]
     top = [cell % grid.width * grid.height for cell in range(grid.cells)]
     visible = [slice(first, last + 1) for first, last in zip(top, slot, strict=True)]
-    return SlotPlan(grid.cells, slot, visible)
+    return SlotPlan(grid.cells, slot, visible, grid.height)
 
 
 def _window(grid: TokenGrid, device: torch.device) -> SlotPlan:
@@ -70,4 +72,5 @@ def _window(grid: TokenGrid, device: torch.device) -> SlotPlan:
     cells = torch.arange(grid.cells)
     slot = torch.where(cells < kept, cells, kept + (cells - kept) % ring)
     visible = [slot[seen].to(device) for seen in cell_mask(LayerKind.CONVOLUTION, grid)]
-    return SlotPlan(int(slot.max()) + 1, slot.tolist(), visible)
+    size = int(slot.max()) + 1
+    return SlotPlan(size, slot.tolist(), visible, size)
