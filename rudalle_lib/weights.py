@@ -26,6 +26,7 @@ from rudalle_lib.conversion import safe_file
 from rudalle_lib.devices import IN_8_BITS, compute_dtype
 from rudalle_lib.errors import WeightsError
 from rudalle_lib.gpt2_tokenizer import Gpt2Tokenizer
+from rudalle_lib.models.compiled_layer_norm import with_compiled_norms
 from rudalle_lib.models.dalle import Dalle, DalleConfig, device_of_tensor
 from rudalle_lib.models.dynamic_int8_linear import with_dynamic_int8_linears
 from rudalle_lib.models.efficient_unet import EfficientUnet, EfficientUnetConfig
@@ -134,6 +135,7 @@ def load_decoder(
         with_dynamic_int8_linears(model.transformer)
     if packed:
         with_packed_linears(model.transformer)
+        with_compiled_norms(model.transformer)
     tokenizer = Tokenizer.load(files["tokenizer"])
     _check_vocabulary(tokenizer, model.config.text_vocab_size - model.config.text_length, entry)
     return LoadedDecoder(model, tokenizer, entry)

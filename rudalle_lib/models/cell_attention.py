@@ -2,26 +2,25 @@
 
 By torch's operators that is a dozen of them, each of which reads and writes memory again: copies
 into the layout of a product, two products each for texts and cells, softmax between. Here one task
-does it all for up to 8 images of a text in one head, in registers; see `cell_attention.cpp`, which
-is compiled when this package is installed. Where there was no compiler, or sizes do not fit, layers
-take `layer_cache` instead.
+does it all for up to 8 images of a text in one head, in registers; see
+`native/cell_attention.cpp`. Where there was no compiler, or sizes do not fit, layers take
+`layer_cache` instead.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from functools import cache, cached_property
-from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
+from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from rudalle_lib.models import native
 from rudalle_lib.models.cell_slots import SlotPlan
 
-# As in cell_attention.cpp.
+# As in native/cell_attention.cpp.
 BLOCK = 32
 TOGETHER = 8
 MOST_WIDTH = 256
@@ -57,35 +56,13 @@ class _Step(ctypes.Structure):
     )
 
 
-@cache
-def _library() -> ctypes.CDLL | None:
-    """What was compiled at installation. It shares the threads of torch's OpenMP."""
-    for suffix in EXTENSION_SUFFIXES:
-        path = Path(__file__).with_name(f"_cell_attention{suffix}")
-        if path.exists():
-            return ctypes.CDLL(str(path))
-    return None
-
-
-@cache
-def _entry(dtype: torch.dtype) -> Callable[[ctypes._Pointer[_Step], int], None]:
-    function = getattr(_library(), f"attend_from_cell_{str(dtype).removeprefix('torch.')}")
-    function.argtypes, function.restype = (ctypes.POINTER(_Step), ctypes.c_int), None
-    return function
-
-
-def is_compiled() -> bool:
-    """Whether there was a compiler when this package was installed."""
-    return _library() is not None
-
-
 def can_attend(plan: SlotPlan, text_key: Tensor) -> bool:
     """Whether a layer with such a plan and keys [P, heads, T, D] can do without torch."""
     *_, length, width = text_key.shape
     return (
-        is_compiled()
+        native.is_compiled()
         and text_key.device.type == "cpu"
-        and text_key.dtype in (torch.float32, torch.float64, torch.bfloat16)
+        and text_key.dtype in native.DTYPES
         and width % BLOCK == length % BLOCK == 0
         and width <= MOST_WIDTH
         and length + plan.most_visible <= MOST_SEEN
@@ -171,7 +148,8 @@ class CompiledLayerCache:
         step.seen, step.visible = len(visible), visible.data_ptr()
         step.keys, step.values = self.key[0, block].data_ptr(), self.value[0, block].data_ptr()
         step.projected, step.contexts = projected.data_ptr(), contexts.data_ptr()
-        _entry(self.key.dtype)(ctypes.byref(step), torch.get_num_threads())
+        attend = native.function("attend_from_cell", self.key.dtype)
+        attend(ctypes.addressof(step), torch.get_num_threads())
         return contexts
 
     @cached_property

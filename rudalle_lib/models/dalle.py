@@ -26,6 +26,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rudalle_lib.models.compiled_layer_norm import CompiledLayerNorm
 from rudalle_lib.models.packed_linear import PackedLinear
 from rudalle_lib.models.sparse_attention import SparseAttention, TokenGrid, layer_kind
 
@@ -162,9 +163,16 @@ class DalleLayer(nn.Module):
     def forward(self, hidden: Tensor, attend: Attend) -> Tensor:
         """Apply the layer. hidden [..., C] -> [..., C]."""
         branch = self.attention(self.input_layernorm(hidden), attend)
-        hidden = hidden + self.before_first_addition_layernorm(branch)
+        hidden = _add_norm(hidden, self.before_first_addition_layernorm, branch)
         branch = self.mlp(self.post_attention_layernorm(hidden))
-        return hidden + self.before_second_addition_layernorm(branch)
+        return _add_norm(hidden, self.before_second_addition_layernorm, branch)
+
+
+def _add_norm(hidden: Tensor, norm: nn.Module, branch: Tensor) -> Tensor:
+    """`hidden + norm(branch)`, in one pass where that is compiled."""
+    if isinstance(norm, CompiledLayerNorm):
+        return norm(branch, hidden)
+    return hidden + norm(branch)
 
 
 class DalleTransformer(nn.Module):

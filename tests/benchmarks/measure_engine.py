@@ -24,6 +24,7 @@ from rudalle_lib.config import WeightsConfig
 from rudalle_lib.devices import DTYPES, IN_8_BITS, compute_dtype
 from rudalle_lib.guidance import GuidedDecoder, Logits
 from rudalle_lib.images import from_pil, to_uint8
+from rudalle_lib.models.compiled_layer_norm import with_compiled_norms
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.models.dynamic_int8_linear import DynamicInt8Linear, with_dynamic_int8_linears
 from rudalle_lib.models.int8_linear import Int8Linear, with_int8_linears
@@ -68,6 +69,7 @@ def malevich(layers: int, dtype: torch.dtype) -> Dalle:
     if dtype is torch.qint8:
         with_dynamic_int8_linears(model.transformer)
     with_packed_linears(model.transformer)
+    with_compiled_norms(model.transformer)
     return model
 
 

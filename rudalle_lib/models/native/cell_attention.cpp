@@ -9,21 +9,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
 #include <limits>
 
-#define INLINE inline __attribute__((always_inline))
-#if defined(__x86_64__)  // compiled for three generations, of which the best is taken when it loads
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
+#include "vectors.h"
 
 namespace {
 
-constexpr int LANES = 16;         // numbers of a vector
-constexpr int BLOCK = 2 * LANES;  // numbers that are loaded at once: 64 bytes of bfloat16
 constexpr int TOGETHER = 8;       // images of one text that share a pass over it
 constexpr int MOST_WIDTH = 256;   // of a head
 constexpr int MOST_SEEN = 512;    // positions of text and cells
@@ -54,90 +45,6 @@ struct Step {
   const void* text_values;  // [P, H, D / BLOCK, T, BLOCK]
   void* contexts;           // [B, H, D], the result
 };
-
-typedef float Floats __attribute__((vector_size(4 * LANES)));
-typedef double Doubles __attribute__((vector_size(8 * LANES)));
-typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
-typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
-
-struct BFloat16 {
-  uint16_t bits;  // the upper half of a float32
-};
-
-// What elements of a cache are computed in.
-template <class Element> struct Computed {
-  typedef float Number;
-  typedef Floats Vector;
-};
-template <> struct Computed<double> {
-  typedef double Number;
-  typedef Doubles Vector;
-};
-template <class Element> using Number = typename Computed<Element>::Number;
-template <class Element> using Vector = typename Computed<Element>::Vector;
-
-template <class V, class T> INLINE V read(const T* from) {
-  V vector;
-  std::memcpy(&vector, from, sizeof vector);
-  return vector;
-}
-
-template <class V, class T> INLINE void write(T* to, V vector) {
-  std::memcpy(to, &vector, sizeof vector);
-}
-
-// BLOCK neighbours as two vectors: of bfloat16 those at even places, then those at odd ones,
-// because that takes two instructions; of others the first half, then the second.
-template <class Element> struct Block {
-  Vector<Element> half[2];
-};
-
-template <class Element> INLINE Block<Element> load(const Element* from) {
-  return {read<Vector<Element>>(from), read<Vector<Element>>(from + LANES)};
-}
-
-INLINE Block<BFloat16> load(const BFloat16* from) {
-  const Words pairs = read<Words>(from);
-  return {(Floats)(pairs << 16), (Floats)(pairs & 0xffff0000)};
-}
-
-template <class Element> INLINE void store(Element* to, Block<Element> block) {
-  write(to, block.half[0]);
-  write(to + LANES, block.half[1]);
-}
-
-INLINE Words rounded_to_even(Floats vector) {
-  const Words bits = (Words)vector;
-  return bits + 0x7fff + ((bits >> 16) & 1);
-}
-
-INLINE void store(BFloat16* to, Block<BFloat16> block) {
-  write(to, (rounded_to_even(block.half[0]) >> 16) | (rounded_to_even(block.half[1]) & 0xffff0000));
-}
-
-template <class N, int COUNT> struct Lanes {
-  typedef N Vector __attribute__((vector_size(COUNT * sizeof(N))));
-};
-
-// Combines the halves of a vector until one number is left.
-template <class N, int COUNT, class Combine>
-INLINE N reduce(typename Lanes<N, COUNT>::Vector vector, Combine combine) {
-  if constexpr (COUNT == 2) {
-    return combine(vector[0], vector[1]);
-  } else {
-    typedef typename Lanes<N, COUNT / 2>::Vector Half;
-    const N* lanes = (const N*)&vector;
-    return reduce<N, COUNT / 2>(combine(read<Half>(lanes), read<Half>(lanes + COUNT / 2)), combine);
-  }
-}
-
-template <class N> INLINE N sum(Vector<N> vector) {
-  return reduce<N, LANES>(vector, [](auto a, auto b) { return a + b; });
-}
-
-template <class N> INLINE N largest(Vector<N> vector) {
-  return reduce<N, LANES>(vector, [](auto a, auto b) { return a > b ? a : b; });
-}
 
 // e^x for x <= 0, to 1e-7 of it: 2^n times a polynomial of the rest, after Cephes' expf.
 INLINE Floats exponential(Floats x) {

@@ -1,0 +1,76 @@
+"""Layer norms of the decoder on a CPU: compiled, with what the result is added to in the same pass.
+
+A layer has four, two of them before an addition; for a few rows torch takes longer to start these
+six operators than to compute them. See `native/layer_norm.cpp`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor, nn
+
+from rudalle_lib.models import native
+from rudalle_lib.models.replacing import replace_layers
+
+BLOCK = 32  # as in native/vectors.h
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("epsilon", ctypes.c_double),
+        ("input", ctypes.c_void_p),
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("added", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+    )
+
+
+class CompiledLayerNorm(nn.Module):
+    """As `nn.LayerNorm` over the last dimension, without gradients."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.epsilon = norm.eps
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """The norm of x, [..., C], plus `added` of the same shape, rounded once."""
+        x = x.contiguous()
+        if x.shape[-1:] != self.weight.shape or x.dtype != self.weight.dtype:
+            raise ValueError(
+                f"x: expected [..., {len(self.weight)}] in {self.weight.dtype}, "
+                f"found {list(x.shape)} in {x.dtype}"
+            )
+        output = torch.empty_like(x)
+        norm = _Norm(
+            x.numel() // len(self.weight), len(self.weight), self.epsilon,
+            x.data_ptr(), self.weight.data_ptr(), self.bias.data_ptr(), 0, output.data_ptr(),
+        )  # fmt: skip
+        if added is not None:
+            added = added.contiguous()
+            norm.added = added.data_ptr()
+        native.function("layer_norm", x.dtype)(ctypes.addressof(norm), torch.get_num_threads())
+        return output
+
+
+def can_compile(norm: nn.LayerNorm) -> bool:
+    """Whether a norm can do without torch."""
+    return (
+        native.is_compiled()
+        and norm.weight.device.type == "cpu"
+        and norm.weight.dtype in native.DTYPES
+        and norm.weight.dim() == 1
+        and len(norm.weight) % BLOCK == 0
+    )
+
+
+def with_compiled_norms(module: nn.Module) -> None:
+    """Put a `CompiledLayerNorm` in the place of every layer norm below a module that allows it."""
+    replace_layers(
+        module, nn.LayerNorm, lambda norm: CompiledLayerNorm(norm) if can_compile(norm) else norm
+    )
