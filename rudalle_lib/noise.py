@@ -7,8 +7,21 @@ Source: the mixing function of SplitMix64, Steele et al., "Fast splittable pseud
 generators", OOPSLA 2014; used as a counter-based generator as in Salmon et al., SC 2011.
 """
 
+import ctypes
+
 import torch
 from torch import Tensor
+
+from rudalle_lib.models import native
+
+
+class _Noise(ctypes.Structure):
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("candidates", ctypes.c_int64),
+        ("streams", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+    )
 
 
 def _as_int64(number: int) -> int:
@@ -47,7 +60,18 @@ def gumbel_noise(seeds: Tensor, step: int | Tensor, vocab_size: int) -> Tensor:
     """
     after = GOLDEN_GAMMA * (step + 1)
     stream = _mix(seeds + (_as_int64(after) if isinstance(after, int) else after))  # [B]
+    if seeds.device.type == "cpu" and native.is_compiled():
+        return _compiled_noise(stream, vocab_size)
     tokens = torch.arange(1, vocab_size + 1, device=seeds.device)
     bits = _mix(stream[:, None] + GOLDEN_GAMMA * tokens)  # [B, V]
     uniform = _shift_right(bits, 12).double().add_(0.5).mul_(2.0**-52)  # strictly in (0, 1)
     return uniform.log_().neg_().log_().neg_().float()
+
+
+def _compiled_noise(stream: Tensor, vocab_size: int) -> Tensor:
+    """The same numbers, in one pass: see `models/native/gumbel_noise.cpp`."""
+    output = torch.empty(len(stream), vocab_size)
+    noise = _Noise(len(stream), vocab_size, stream.data_ptr(), output.data_ptr())
+    fill = native.function("gumbel_noise", output.dtype)
+    fill(ctypes.addressof(noise), torch.get_num_threads())
+    return output
