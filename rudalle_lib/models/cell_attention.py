@@ -124,6 +124,7 @@ class CompiledLayerCache:
         blocks = plan.size // plan.block
         shape = (groups.images, blocks, self.heads, plan.block, self.width)
         self.key, self.value = text_key.new_empty(shape), text_key.new_empty(shape)
+        self._bytes_of_block = self.key.stride(1) * self.key.element_size()
 
     def attend(self, cell: int, projected: Tensor) -> Tensor:
         """Store a cell and attend from it to the text and to the cells it sees.
@@ -146,7 +147,8 @@ class CompiledLayerCache:
         step, visible = self._step, self.plan.tables[cell]
         block, step.slot = divmod(self.plan.slot[cell], self.plan.block)
         step.seen, step.visible = len(visible), visible.data_ptr()
-        step.keys, step.values = self.key[0, block].data_ptr(), self.value[0, block].data_ptr()
+        first = block * self._bytes_of_block
+        step.keys, step.values = self.key.data_ptr() + first, self.value.data_ptr() + first
         step.projected, step.contexts = projected.data_ptr(), contexts.data_ptr()
         attend = native.function("attend_from_cell", self.key.dtype)
         attend(ctypes.addressof(step), torch.get_num_threads())

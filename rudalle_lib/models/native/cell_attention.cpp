@@ -1,9 +1,9 @@
 // Attention from one new cell of each image to its text and to the cells it sees: what a step of
 // `CachedDecoder` does in each layer, in one pass over the cache. See cell_attention.py.
 //
-// At every step nearly all of the cache is read once, so memory decides: while the texts of some
-// images are multiplied, the cells of the next ones are fetched. Sums are in float32 (of float64
-// in float64), and an image's numbers do not depend on its company.
+// At every step most of the cache is read once, so memory decides: with all that is read of one head,
+// the same of the next is fetched. Sums are in float32 (of float64 in float64), and an image's numbers
+// do not depend on its company.
 
 #include <omp.h>
 
@@ -68,47 +68,22 @@ INLINE Doubles exponential(Doubles x) {
   return x;
 }
 
-// Fetches the cells that a group sees in a head into the cache of the processor, bit by bit.
-template <class Element> class Ahead {
- public:
-  INLINE Ahead(const Step& step, const Group& group, int64_t head)
-      : step(step), group(group), head(head) {}
-
-  INLINE void fetch() {
-    if (image == group.count) return;
-    const int64_t first = group.images[image] * step.image_stride + head * step.head_stride;
-    const Element* key = (const Element*)step.keys + first + step.visible[cell] * step.width;
-    const Element* value = (const Element*)step.values + first + step.visible[cell] * step.width;
-    for (int64_t d = 0; d < step.width; d += 64 / sizeof(Element)) {
-      __builtin_prefetch(key + d, 0, 2);
-      __builtin_prefetch(value + d, 0, 2);
-    }
-    if (++cell == step.seen) {
-      cell = 0;
-      image++;
-    }
-  }
-
- private:
-  const Step& step;
-  const Group& group;
-  const int64_t head;
-  int32_t image = 0;
-  int64_t cell = 0;
-};
+// Brings numbers near that are needed soon; they need not exist.
+template <class Element> INLINE void fetch(const Element* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(Element)) __builtin_prefetch(from + i, 0, 2);
+}
 
 // Rows [ROWS, inner] times a matrix in blocks [columns / BLOCK, inner, BLOCK].
 template <class Element, int ROWS, int STRIDE, int PRODUCT_STRIDE>
 INLINE void multiply(const Number<Element>* rows, const Element* matrix, int64_t inner,
-                     int64_t columns, Number<Element>* products, Ahead<Element>& ahead) {
+                     int64_t columns, Number<Element>* products) {
   for (int64_t column = 0; column < columns; column += BLOCK) {
     Block<Element> total[ROWS] = {};
     for (int64_t i = 0; i < inner; i++, matrix += BLOCK) {
       const Block<Element> block = load(matrix);
       for (int row = 0; row < ROWS; row++)
         for (int h = 0; h < 2; h++) total[row].half[h] += rows[row * STRIDE + i] * block.half[h];
-      __builtin_prefetch(matrix + inner * columns, 0, 2);  // that of the next head
-      if (i % 4 == 0) ahead.fetch();
+      fetch(matrix + inner * columns, BLOCK);  // of the next head
     }
     for (int row = 0; row < ROWS; row++)
       for (int h = 0; h < 2; h++)
@@ -122,6 +97,7 @@ INLINE void score_cells(const Step& step, const Number<Element>* query, const El
                         Number<Element>* scores) {
   for (int64_t cell = 0; cell < step.seen; cell++) {
     const Element* key = keys + step.visible[cell] * step.width;
+    fetch(key + step.head_stride, step.width);
     Block<Element> total = {};
     for (int64_t d = 0; d < step.width; d += BLOCK) {
       const Block<Element> block = load(key + d);
@@ -164,6 +140,7 @@ INLINE void add_cells(const Step& step, const Number<Element>* weights, const El
   }
   for (int64_t cell = 0; cell < step.seen; cell++) {
     const Element* value = values + step.visible[cell] * step.width;
+    fetch(value + step.head_stride, BLOCKS * BLOCK);
     for (int b = 0; b < BLOCKS; b++) {
       const Block<Element> block = load(value + b * BLOCK);
       for (int h = 0; h < 2; h++) total[b].half[h] += weights[cell] * block.half[h];
@@ -178,8 +155,7 @@ INLINE void add_cells(const Step& step, const Number<Element>* weights, const El
 // ROWS images of one text, in one head: stores their new cells, and attends from them. Queries,
 // weights of a text and contexts are kept in the order of `Block`.
 template <class Element, int ROWS>
-INLINE void attend_rows(const Step& step, const int32_t* images, int64_t text, int64_t head,
-                        Ahead<Element>& ahead) {
+INLINE void attend_rows(const Step& step, const int32_t* images, int64_t text, int64_t head) {
   typedef Number<Element> N;
   const int64_t width = step.width, hidden = step.heads * width;
   const Element* projected = (const Element*)step.projected;
@@ -206,14 +182,14 @@ INLINE void attend_rows(const Step& step, const int32_t* images, int64_t text, i
   const Element* text_keys = (const Element*)step.text_keys + of_text;
   const Element* text_values = (const Element*)step.text_values + of_text;
   multiply<Element, ROWS, WIDTH_STRIDE, SEEN_STRIDE>(
-      queries, text_keys, width, length, scores, ahead);
+      queries, text_keys, width, length, scores);
   for (int row = 0; row < ROWS; row++) {
     N* of_image = scores + row * SEEN_STRIDE;
     score_cells(step, queries + row * WIDTH_STRIDE, keys[row], of_image + length);
     softmax(of_image, length + step.seen);
   }
   multiply<Element, ROWS, SEEN_STRIDE, WIDTH_STRIDE>(
-      scores, text_values, length, width, contexts, ahead);
+      scores, text_values, length, width, contexts);
 
   for (int row = 0; row < ROWS; row++) {
     const N* weights = scores + row * SEEN_STRIDE + length;
@@ -230,40 +206,33 @@ INLINE void attend_rows(const Step& step, const int32_t* images, int64_t text, i
   }
 }
 
-// A task is a group in one head; `next` is the one that this thread does after it.
-template <class Element> INLINE void attend_group(const Step& step, int64_t task, int64_t next) {
+// A task is a group in one head.
+template <class Element> INLINE void attend_group(const Step& step, int64_t task) {
   const Group& group = step.group[task / step.heads];
   const int64_t head = task % step.heads;
-  Ahead<Element> ahead(step, step.group[next / step.heads], next % step.heads);
   const int32_t* image = group.images;
   const int32_t* end = image + group.count;
-  for (; end - image >= 8; image += 8) attend_rows<Element, 8>(step, image, group.text, head, ahead);
-  for (; end - image >= 4; image += 4) attend_rows<Element, 4>(step, image, group.text, head, ahead);
-  for (; end - image >= 1; image += 1) attend_rows<Element, 1>(step, image, group.text, head, ahead);
+  for (; end - image >= 8; image += 8) attend_rows<Element, 8>(step, image, group.text, head);
+  for (; end - image >= 4; image += 4) attend_rows<Element, 4>(step, image, group.text, head);
+  for (; end - image >= 1; image += 1) attend_rows<Element, 1>(step, image, group.text, head);
 }
 
-FOR_EACH_PROCESSOR void attend_float32(const Step& step, int64_t task, int64_t next) {
-  attend_group<float>(step, task, next);
+FOR_EACH_PROCESSOR void attend_float32(const Step& step, int64_t task) {
+  attend_group<float>(step, task);
 }
 
-FOR_EACH_PROCESSOR void attend_float64(const Step& step, int64_t task, int64_t next) {
-  attend_group<double>(step, task, next);
+FOR_EACH_PROCESSOR void attend_float64(const Step& step, int64_t task) {
+  attend_group<double>(step, task);
 }
 
-FOR_EACH_PROCESSOR void attend_bfloat16(const Step& step, int64_t task, int64_t next) {
-  attend_group<BFloat16>(step, task, next);
+FOR_EACH_PROCESSOR void attend_bfloat16(const Step& step, int64_t task) {
+  attend_group<BFloat16>(step, task);
 }
 
-// Each thread does neighbouring tasks, so that it reads on where it has read before.
-void attend_all(void (*attend)(const Step&, int64_t, int64_t), const Step& step, int threads) {
-  const int64_t tasks = step.groups * step.heads;
-#pragma omp parallel num_threads(threads)
-  {
-    const int64_t mine = omp_get_thread_num(), all = omp_get_num_threads();
-    const int64_t end = tasks * (mine + 1) / all;
-    for (int64_t task = tasks * mine / all; task < end; task++)
-      attend(step, task, std::min(task + 1, end - 1));
-  }
+// Each thread does neighbouring tasks, so that it finds what it has fetched.
+void attend_all(void (*attend)(const Step&, int64_t), const Step& step, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t task = 0; task < step.groups * step.heads; task++) attend(step, task);
 }
 
 }  // namespace
