@@ -30,6 +30,7 @@ MOST_SEEN = 512
 class _Group(ctypes.Structure):
     _fields_ = (
         ("text", ctypes.c_int32),
+        ("before", ctypes.c_int32),
         ("count", ctypes.c_int32),
         ("images", ctypes.c_int32 * TOGETHER),
     )
@@ -40,8 +41,9 @@ class _Step(ctypes.Structure):
         ("heads", ctypes.c_int64),
         ("width", ctypes.c_int64),
         ("text_length", ctypes.c_int64),
-        ("image_stride", ctypes.c_int64),
-        ("head_stride", ctypes.c_int64),
+        ("blocks", ctypes.c_int64),
+        ("slots", ctypes.c_int64),
+        ("block", ctypes.c_int64),
         ("slot", ctypes.c_int64),
         ("seen", ctypes.c_int64),
         ("groups", ctypes.c_int64),
@@ -77,11 +79,11 @@ class ImageGroups:
         images: dict[int, list[int]] = {}
         for image, text in enumerate(prompt_of.tolist()):
             images.setdefault(text, []).append(image)
-        groups = [
-            _Group(text, len(some), (ctypes.c_int32 * TOGETHER)(*some))
-            for text, all_ in images.items()
-            for some in _chunks(all_, TOGETHER)
-        ]
+        groups, before = list[_Group](), 0
+        for text, all_ in images.items():
+            for some in _chunks(all_, TOGETHER):
+                groups.append(_Group(text, before, len(some), tuple(some)))
+                before += len(some)
         self.images = len(prompt_of)
         self.table = (_Group * len(groups))(*groups)
 
@@ -121,10 +123,8 @@ class CompiledLayerCache:
         self.groups = groups
         self.text_key = in_blocks(text_key.transpose(2, 3))
         self.text_value = in_blocks(text_value)
-        blocks = plan.size // plan.block
-        shape = (groups.images, blocks, self.heads, plan.block, self.width)
-        self.key, self.value = text_key.new_empty(shape), text_key.new_empty(shape)
-        self._bytes_of_block = self.key.stride(1) * self.key.element_size()
+        numbers = groups.images * plan.size * self.heads * self.width
+        self.key, self.value = text_key.new_empty(numbers), text_key.new_empty(numbers)
 
     def attend(self, cell: int, projected: Tensor) -> Tensor:
         """Store a cell and attend from it to the text and to the cells it sees.
@@ -145,10 +145,8 @@ class CompiledLayerCache:
         projected = projected.contiguous()
         contexts = projected.new_empty(len(projected), hidden)
         step, visible = self._step, self.plan.tables[cell]
-        block, step.slot = divmod(self.plan.slot[cell], self.plan.block)
+        step.block, step.slot = divmod(self.plan.slot[cell], self.plan.block)
         step.seen, step.visible = len(visible), visible.data_ptr()
-        first = block * self._bytes_of_block
-        step.keys, step.values = self.key.data_ptr() + first, self.value.data_ptr() + first
         step.projected, step.contexts = projected.data_ptr(), contexts.data_ptr()
         attend = native.function("attend_from_cell", self.key.dtype)
         attend(ctypes.addressof(step), torch.get_num_threads())
@@ -161,8 +159,10 @@ class CompiledLayerCache:
             heads=self.heads,
             width=self.width,
             text_length=self.text_length,
-            image_stride=self.key.stride(0),
-            head_stride=self.key.stride(2),
+            blocks=self.plan.size // self.plan.block,
+            slots=self.plan.block,
+            keys=self.key.data_ptr(),
+            values=self.value.data_ptr(),
             groups=len(self.groups.table),
             group=ctypes.addressof(self.groups.table),
             text_keys=self.text_key.data_ptr(),

@@ -76,6 +76,25 @@ INLINE void store(BFloat16* to, Block<BFloat16> block) {
   write(to, (rounded_to_even(block.half[0]) >> 16) | (rounded_to_even(block.half[1]) & 0xffff0000));
 }
 
+// The same in the numbers that are computed with.
+template <class Element> INLINE Block<Element> read_block(const Number<Element>* from) {
+  return {read<Vector<Element>>(from), read<Vector<Element>>(from + LANES)};
+}
+
+template <class Element> INLINE void write_block(Number<Element>* to, Block<Element> block) {
+  write(to, block.half[0]);
+  write(to + LANES, block.half[1]);
+}
+
+template <class Element> INLINE Block<Element> scaled(Block<Element> block, Number<Element> by) {
+  return {block.half[0] * by, block.half[1] * by};
+}
+
+// BLOCK elements as they are.
+template <class Element> INLINE void copy(Element* to, const Element* from) {
+  std::memcpy(to, from, BLOCK * sizeof(Element));
+}
+
 template <class N, int COUNT> struct Lanes {
   typedef N Vector __attribute__((vector_size(COUNT * sizeof(N))));
 };
