@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rudalle_lib.models.int8_linear import Int8Linear
 from rudalle_lib.models.replacing import replace_layers
+from rudalle_lib.models.tiled_int8_linear import TiledInt8Linear, can_tile
 
 ZERO = 128
 """The level of 0: levels are unsigned, as the instruction wants its first factor."""
@@ -56,5 +57,9 @@ class DynamicInt8Linear(nn.Module):
 
 
 def with_dynamic_int8_linears(module: nn.Module) -> None:
-    """Put a `DynamicInt8Linear` in the place of every `Int8Linear` below a module."""
-    replace_layers(module, Int8Linear, DynamicInt8Linear)
+    """Put one of these in the place of every `Int8Linear` below a module, tiled where it can be."""
+    replace_layers(
+        module,
+        Int8Linear,
+        lambda layer: TiledInt8Linear(layer) if can_tile(layer) else DynamicInt8Linear(layer),
+    )

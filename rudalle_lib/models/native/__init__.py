@@ -29,6 +29,13 @@ def is_compiled() -> bool:
 
 
 @cache
+def can_multiply_tiles() -> bool:
+    """Whether the processor has AMX's products of 8-bit integers and this process may use them."""
+    library = _library()
+    return library is not None and bool(library.can_multiply_tiles())
+
+
+@cache
 def function(name: str, dtype: torch.dtype) -> Callable[[Any, int], None]:
     """Look up a function that takes a pointer to a structure and how many threads to use."""
     found = getattr(_library(), f"{name}_{str(dtype).removeprefix('torch.')}")

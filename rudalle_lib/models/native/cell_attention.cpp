@@ -47,33 +47,6 @@ struct Step {
   void* contexts;           // [B, H, D], the result
 };
 
-// e^x for x <= 0, to 1e-7 of it: 2^n times a polynomial of the rest, after Cephes' expf.
-INLINE Floats exponential(Floats x) {
-  constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: what is added to it becomes whole
-  x = x < -87.0f ? Floats{} - 87.0f : x;
-  const Floats shifted = x * 1.44269504f + ROUND;
-  const Floats n = shifted - ROUND;
-  const Floats rest = x - n * 0.693359375f + n * 2.12194440e-4f;  // log(2) in two parts
-  Floats power = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-  power = power * rest + 8.3334519073e-3f;
-  power = power * rest + 4.1665795894e-2f;
-  power = power * rest + 1.6666665459e-1f;
-  power = power * rest + 5.0000001201e-1f;
-  power = power * rest * rest + rest + 1.0f;
-  const Ints exponent = (Ints)shifted - (Ints)(Floats{} + ROUND);
-  return power * (Floats)((exponent + 127) << 23);
-}
-
-INLINE Doubles exponential(Doubles x) {
-  for (int lane = 0; lane < LANES; lane++) x[lane] = std::exp(x[lane]);
-  return x;
-}
-
-// Brings numbers near that are needed soon; they need not exist.
-template <class Element> INLINE void fetch(const Element* from, int64_t count) {
-  for (int64_t i = 0; i < count; i += 64 / sizeof(Element)) __builtin_prefetch(from + i, 0, 2);
-}
-
 // Rows [ROWS, inner] times a matrix in blocks [columns / BLOCK, inner, BLOCK].
 template <class Element, int ROWS, int STRIDE, int PRODUCT_STRIDE>
 INLINE void multiply(const Number<Element>* rows, const Element* matrix, int64_t inner,

@@ -1,6 +1,7 @@
 // Vectors of 16 numbers, by the extensions that GCC and Clang share, and elements of three types.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -20,6 +21,7 @@ typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef double Doubles __attribute__((vector_size(8 * LANES)));
 typedef int32_t Ints __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
 
 struct BFloat16 {
   uint16_t bits;  // the upper half of a float32
@@ -95,6 +97,19 @@ template <class Element> INLINE void copy(Element* to, const Element* from) {
   std::memcpy(to, from, BLOCK * sizeof(Element));
 }
 
+// LANES elements in their order, to and from float32.
+INLINE Floats load_lanes(const float* from) { return read<Floats>(from); }
+
+INLINE Floats load_lanes(const BFloat16* from) {
+  return (Floats)(__builtin_convertvector(read<Halves>(from), Words) << 16);
+}
+
+INLINE void store_lanes(float* to, Floats vector) { write(to, vector); }
+
+INLINE void store_lanes(BFloat16* to, Floats vector) {
+  write(to, __builtin_convertvector(rounded_to_even(vector) >> 16, Halves));
+}
+
 template <class N, int COUNT> struct Lanes {
   typedef N Vector __attribute__((vector_size(COUNT * sizeof(N))));
 };
@@ -117,6 +132,33 @@ template <class N> INLINE N sum(Vector<N> vector) {
 
 template <class N> INLINE N largest(Vector<N> vector) {
   return reduce<N, LANES>(vector, [](auto a, auto b) { return a > b ? a : b; });
+}
+
+// e^x for x <= 0, to 1e-7 of it: 2^n times a polynomial of the rest, after Cephes' expf.
+INLINE Floats exponential(Floats x) {
+  constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: what is added to it becomes whole
+  x = x < -87.0f ? Floats{} - 87.0f : x;
+  const Floats shifted = x * 1.44269504f + ROUND;
+  const Floats n = shifted - ROUND;
+  const Floats rest = x - n * 0.693359375f + n * 2.12194440e-4f;  // log(2) in two parts
+  Floats power = rest * 1.9875691500e-4f + 1.3981999507e-3f;
+  power = power * rest + 8.3334519073e-3f;
+  power = power * rest + 4.1665795894e-2f;
+  power = power * rest + 1.6666665459e-1f;
+  power = power * rest + 5.0000001201e-1f;
+  power = power * rest * rest + rest + 1.0f;
+  const Ints exponent = (Ints)shifted - (Ints)(Floats{} + ROUND);
+  return power * (Floats)((exponent + 127) << 23);
+}
+
+INLINE Doubles exponential(Doubles x) {
+  for (int lane = 0; lane < LANES; lane++) x[lane] = std::exp(x[lane]);
+  return x;
+}
+
+// Brings numbers near that are needed soon; they need not exist.
+template <class Element> INLINE void fetch(const Element* from, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / sizeof(Element)) __builtin_prefetch(from + i, 0, 2);
 }
 
 }  // namespace
