@@ -14,6 +14,8 @@ DEV     := $(VENV)/.installed-dev
 TRAIN   := $(VENV)/.installed-train
 BENCH   := $(VENV)/.installed-bench
 PEERS   := .peers/.installed
+# What is compiled of the engine.
+NATIVE  := rudalle_lib/models/native
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -94,7 +96,7 @@ train-demo: $(TRAIN) ## train the demo models again, from nothing (hours)
 	@$(BIN)/python -m rudalle_lib.training.all
 
 clean: ## remove the environment and the caches, keep all pictures
-	rm -rf $(VENV) .peers build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(NATIVE)/*.so .peers build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
@@ -103,12 +105,14 @@ $(BIN)/python:
 
 # youtokentome's metadata forgets that its build needs Cython, so it is built here, with ours.
 # Without a compiler the same bpe.model is read by Hugging Face tokenizers.
-$(BASE): pyproject.toml constraints.txt | $(BIN)/python
+$(BASE): pyproject.toml constraints.txt $(wildcard $(NATIVE)/*.cpp $(NATIVE)/*.h) | $(BIN)/python
 	@echo "Installing into $(VENV) (once, a few minutes) ..."
 	@$(INSTALL) setuptools wheel Cython
 	@$(INSTALL) --no-build-isolation youtokentome 2>$(VENV)/youtokentome.log \
 	  || echo "youtokentome did not build (see $(VENV)/youtokentome.log): Hugging Face tokenizers will do its work."
 	@$(INSTALL) --no-build-isolation -e .
+	@ls $(NATIVE)/_kernels*.so >/dev/null 2>&1 \
+	  || echo "No C++ compiler: torch will do what is compiled elsewhere, and take longer to draw."
 	@touch $@
 
 $(DEV): $(BASE)

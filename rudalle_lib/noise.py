@@ -15,12 +15,14 @@ from torch import Tensor
 from rudalle_lib.models import native
 
 
-class _Noise(ctypes.Structure):
+class _Draw(ctypes.Structure):
     _fields_ = (
         ("rows", ctypes.c_int64),
         ("candidates", ctypes.c_int64),
         ("streams", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
+        ("logits", ctypes.c_void_p),
+        ("least", ctypes.c_void_p),
+        ("chosen", ctypes.c_void_p),
     )
 
 
@@ -58,20 +60,42 @@ def gumbel_noise(seeds: Tensor, step: int | Tensor, vocab_size: int) -> Tensor:
         float32 [B, V]: independent standard Gumbel variates. They are worked out in float64, where
         the last bit of a logarithm, which may differ between devices, is rounded away.
     """
-    after = GOLDEN_GAMMA * (step + 1)
-    stream = _mix(seeds + (_as_int64(after) if isinstance(after, int) else after))  # [B]
-    if seeds.device.type == "cpu" and native.is_compiled():
-        return _compiled_noise(stream, vocab_size)
+    stream = _streams(seeds, step)
     tokens = torch.arange(1, vocab_size + 1, device=seeds.device)
     bits = _mix(stream[:, None] + GOLDEN_GAMMA * tokens)  # [B, V]
     uniform = _shift_right(bits, 12).double().add_(0.5).mul_(2.0**-52)  # strictly in (0, 1)
     return uniform.log_().neg_().log_().neg_().float()
 
 
-def _compiled_noise(stream: Tensor, vocab_size: int) -> Tensor:
-    """The same numbers, in one pass: see `models/native/gumbel_noise.cpp`."""
-    output = torch.empty(len(stream), vocab_size)
-    noise = _Noise(len(stream), vocab_size, stream.data_ptr(), output.data_ptr())
-    fill = native.function("gumbel_noise", output.dtype)
-    fill(ctypes.addressof(noise), torch.get_num_threads())
-    return output
+def gumbel_argmax(logits: Tensor, least: Tensor, seeds: Tensor, step: int | Tensor) -> Tensor:
+    """Draw from the softmax of each row, of the candidates that are allowed.
+
+    Args:
+        logits: float32 [B, V].
+        least: float32 [B, 1]; smaller logits are left out.
+        seeds: int64 [B], as for `gumbel_noise`.
+        step: the same.
+
+    Returns:
+        int64 [B], the candidate whose logit plus noise is the largest.
+    """
+    if logits.device.type == "cpu" and native.is_compiled():
+        return _compiled_argmax(logits.contiguous(), least.contiguous(), _streams(seeds, step))
+    noisy = gumbel_noise(seeds, step, logits.shape[1]).add_(logits)
+    return noisy.masked_fill_(logits < least, -torch.inf).argmax(dim=1)
+
+
+def _streams(seeds: Tensor, step: int | Tensor) -> Tensor:
+    """Where the noise of each row starts, int64 [B]."""
+    after = GOLDEN_GAMMA * (step + 1)
+    return _mix(seeds + (_as_int64(after) if isinstance(after, int) else after))
+
+
+def _compiled_argmax(logits: Tensor, least: Tensor, streams: Tensor) -> Tensor:
+    """In one pass: see `models/native/gumbel_argmax.cpp`."""
+    chosen = torch.empty(len(logits), dtype=torch.int64)
+    tensors = (streams, logits, least, chosen)
+    draw = _Draw(*logits.shape, *(tensor.data_ptr() for tensor in tensors))
+    choose = native.function("gumbel_argmax", logits.dtype)
+    choose(ctypes.addressof(draw), torch.get_num_threads())
+    return chosen

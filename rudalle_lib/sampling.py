@@ -20,7 +20,7 @@ from rudalle_lib.errors import RudalleError, SettingsError
 from rudalle_lib.guidance import NO_GUIDANCE, GuidedDecoder
 from rudalle_lib.memory import in_fitting_batches
 from rudalle_lib.models.dalle import Dalle
-from rudalle_lib.noise import gumbel_noise
+from rudalle_lib.noise import gumbel_argmax
 
 Progress = Callable[[int, int], None]
 """Called with (image tokens drawn, image tokens in all)."""
@@ -104,9 +104,7 @@ class TokenSampler:
     def sample(self, logits: Tensor, step: int | Tensor) -> Tensor:
         """Choose. logits float32 [B, V]; `step`, also int64 [B], numbers the token -> int64 [B]."""
         logits = logits / self._temperature[:, None]
-        left_out = logits < self._least_logit(logits)
-        noisy = gumbel_noise(self._seeds, step, logits.shape[1]).add_(logits)
-        return noisy.masked_fill_(left_out, -torch.inf).argmax(dim=1)
+        return gumbel_argmax(logits, self._least_logit(logits), self._seeds, step)
 
     def _least_logit(self, logits: Tensor) -> Tensor:
         """The smallest logit that top-k and top-p keep: [B, 1]. Equal logits are kept together."""

@@ -16,6 +16,7 @@ from rudalle_lib.models.dalle import Dalle, DalleConfig, device_of_tensor
 from rudalle_lib.models.dynamic_int8_linear import DynamicInt8Linear, with_dynamic_int8_linears
 from rudalle_lib.models.int8_linear import Int8Linear, with_int8_linears
 from rudalle_lib.models.kv_cache import CachedDecoder
+from rudalle_lib.models.tiled_int8_linear import TiledInt8Linear
 from rudalle_lib.sampling import SamplingSettings, generate_tokens
 from rudalle_lib.weights import load_decoder
 from tests.tiny_stack import letters_as_bpe
@@ -110,7 +111,8 @@ def test_the_loader_quantises_layers_and_nothing_else(
 @torch.inference_mode()
 def test_the_loader_makes_all_products_of_layers_8_bit(weights: WeightsConfig) -> None:
     model = load_decoder(NAME, weights, dtype=torch.qint8).model
-    layers = [part for part in model.modules() if isinstance(part, DynamicInt8Linear)]
+    kinds = (DynamicInt8Linear, TiledInt8Linear)
+    layers = [part for part in model.modules() if isinstance(part, kinds)]
     assert len(layers) == 64 * 4
     tokens = tokens_for(2)
     expected = load_decoder(NAME, weights, dtype=torch.int8).model(tokens)

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
-from rudalle_lib.noise import gumbel_noise
+from rudalle_lib.models import native
+from rudalle_lib.noise import gumbel_argmax, gumbel_noise
 
 
 def test_moments_are_those_of_a_gumbel_variate() -> None:
@@ -35,6 +37,32 @@ def test_a_row_does_not_depend_on_its_batch_nor_a_token_on_the_vocabulary() -> N
         assert torch.equal(alone[0], noise[row, :333])
     assert torch.equal(gumbel_noise(seeds.flip(0), 17, 1001), noise.flip(0))
     assert noise.isfinite().all()
+
+
+@pytest.mark.parametrize("vocab_size", [1, 13, 128, 8191])
+def test_compiled_or_not_the_same_is_drawn(
+    monkeypatch: pytest.MonkeyPatch, vocab_size: int
+) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(500, vocab_size)
+    least = logits.quantile(0.7, dim=1, keepdim=True)
+    seeds, steps = torch.arange(500) * 7_919, torch.arange(500) % 5
+
+    def draw() -> Tensor:
+        return torch.stack([gumbel_argmax(logits, least, seeds, step) for step in (0, 1023, steps)])
+
+    found = draw()
+    monkeypatch.setattr(native, "is_compiled", lambda: False)
+    assert torch.equal(found, draw())
+    assert (logits.gather(1, found.T) >= least).all()
+
+
+def test_what_is_drawn_is_the_largest_of_logit_and_noise() -> None:
+    torch.manual_seed(0)
+    logits, seeds = torch.randn(200, 50), torch.arange(200)
+    everything = torch.full((200, 1), -torch.inf)
+    expected = (logits + gumbel_noise(seeds, 3, 50)).argmax(dim=1)
+    assert torch.equal(gumbel_argmax(logits, everything, seeds, 3), expected)
 
 
 def test_noise_is_what_it_has_always_been() -> None:

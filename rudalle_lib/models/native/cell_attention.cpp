@@ -1,9 +1,9 @@
 // Attention from one new cell of each image to its text and to the cells it sees: what a step of
 // `CachedDecoder` does in each layer, in one pass over the cache. See cell_attention.py.
 //
-// At every step most of the cache is read once, so memory decides: with all that is read of one head,
-// the same of the next is fetched. Sums are in float32 (of float64 in float64), and an image's numbers
-// do not depend on its company.
+// At every step most of the cache is read once, so memory decides: with all that is read of one
+// head, the same of the next is fetched. Sums are in float32 (of float64 in float64), and what an
+// image gets does not depend on its company.
 
 #include <omp.h>
 
@@ -15,12 +15,11 @@
 
 namespace {
 
-constexpr int TOGETHER = 8;       // images of one text that share a pass over it
-constexpr int MOST_WIDTH = 256;   // of a head
-constexpr int MOST_SEEN = 512;    // positions of text and cells
-constexpr int APART = LANES;      // keeps rows off powers of two, which caches dislike
-constexpr int WIDTH_STRIDE = MOST_WIDTH + APART;
-constexpr int SEEN_STRIDE = MOST_SEEN + APART;
+constexpr int TOGETHER = 8;      // images of one text that share a pass over it
+constexpr int MOST_WIDTH = 256;  // of a head
+constexpr int MOST_SEEN = 512;   // positions of text and cells
+constexpr int APART = LANES;     // keeps rows off powers of two, which caches dislike
+constexpr int WIDTH_STRIDE = MOST_WIDTH + APART, SEEN_STRIDE = MOST_SEEN + APART;
 
 // As in cell_attention.py.
 struct Group {

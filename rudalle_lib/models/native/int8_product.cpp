@@ -8,38 +8,38 @@
 
 #include "vectors.h"
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__)  // elsewhere oneDNN multiplies
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #define HAS_TILES 1
-#define FOR_TILES __attribute__((target("amx-tile,amx-int8,avx512f,avx512bw,avx512dq,avx512vl,fma")))
+#define FOR_TILES \
+  __attribute__((target("amx-tile,amx-int8,avx512f,avx512bw,avx512dq,avx512vl,fma")))
 
 namespace {
 
-constexpr int TILE_ROWS = 16;
-constexpr int TILE_BYTES = 64;             // of a row
+constexpr int TILE_ROWS = 16, TILE_BYTES = 64;  // of a row
 constexpr int TILE = TILE_ROWS * TILE_BYTES;
-constexpr int PANEL = LANES;              // outputs that are worked on at once
-constexpr int TOGETHER = 4 * TILE_ROWS;    // rows that are
-constexpr int64_t LEVELS_AT_ONCE = 1 << 20;  // half of a core's cache
-constexpr int AHEAD = 8 * TILE;            // how far ahead weights are fetched
-constexpr int HIGHEST = 126;               // level of a row's largest number
-constexpr float SMALLEST_STEP = 1e-20f;    // so that a row of zeros stays zeros
+constexpr int PANEL = LANES;                    // outputs that are worked on at once
+constexpr int TOGETHER = 4 * TILE_ROWS;         // rows that are
+constexpr int64_t LEVELS_AT_ONCE = 1 << 20;     // bytes of them: half of a core's cache
+constexpr int AHEAD = 8 * TILE;                 // how far ahead weights are fetched
+constexpr int HIGHEST = 126;                    // level of a row's largest number
+constexpr float SMALLEST_STEP = 1e-20f;         // so that a row of zeros stays zeros
 
 typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 // As in tiled_int8_linear.py.
 struct Product {
   int64_t rows, inputs, outputs;
-  int64_t gelu;         // whether to apply its tanh form
-  const void* input;    // [rows, inputs]
-  const int8_t* weight; // [outputs / PANEL, inputs / 64, 16, PANEL, 4]
-  const float* scale;   // [outputs]
-  const void* bias;     // [outputs]
-  int8_t* levels;       // room for [rows / 16, rounded up, inputs / 64, 16, 64]
-  float* steps;         // room for [rows]
-  void* output;         // [rows, outputs]
+  int64_t gelu;          // whether to apply its tanh form
+  const void* input;     // [rows, inputs]
+  const int8_t* weight;  // [outputs / PANEL, inputs / TILE_BYTES, TILE_ROWS, PANEL, 4]
+  const float* scale;    // [outputs]
+  const void* bias;      // [outputs]
+  int8_t* levels;        // room for [rows / TILE_ROWS, inputs / TILE_BYTES, TILE], rounded up
+  float* steps;          // room for [rows]
+  void* output;          // [rows, outputs]
 };
 
 // Rounds a row to levels of its own, x = level * step, and lays it out in tiles. What is not finite
@@ -61,15 +61,16 @@ template <class Element> INLINE void quantise_row(const Product& product, int64_
   int8_t* levels = product.levels + row / TILE_ROWS * TILE_ROWS * product.inputs;
   levels += row % TILE_ROWS * TILE_BYTES;
   for (int64_t i = 0; i < product.inputs; i += LANES) {
-    const Ints level = (Ints)(load_lanes(input + i) * levels_a_unit + ROUND) - (Ints)(Floats{} + ROUND);
-    write(levels + i / TILE_BYTES * TILE + i % TILE_BYTES, __builtin_convertvector(level, Bytes));
+    const Floats shifted = load_lanes(input + i) * levels_a_unit + ROUND;
+    const Bytes bytes = __builtin_convertvector((Ints)shifted - (Ints)(Floats{} + ROUND), Bytes);
+    write(levels + i / TILE_BYTES * TILE + i % TILE_BYTES, bytes);
   }
 }
 
 INLINE Floats gelu(Floats x) {
   const Floats twice = 1.5957691216f * (x + 0.044715f * x * x * x);
-  const Floats power = exponential(twice < 0.0f ? twice : -twice);
-  return x * (twice < 0.0f ? power : 1.0f - Floats{}) / (1.0f + power);
+  const Floats power = exponential(twice < 0.0f ? twice : -twice), one = Floats{} + 1.0f;
+  return x * (twice < 0.0f ? power : one) / (one + power);
 }
 
 // Scales the sums of some rows with a panel back.
@@ -132,6 +133,7 @@ FOR_TILES INLINE void multiply_tiles(const int8_t* levels, const int8_t* panel, 
   _tile_stored(3, sums + 3 * SIZE, TILE_BYTES);
 }
 
+// Some rows with one panel of weights.
 template <class Element>
 FOR_TILES INLINE void multiply_panel(const Product& product, int64_t panel, int64_t first,
                                      int64_t end) {
@@ -153,7 +155,8 @@ FOR_TILES INLINE void multiply_panel(const Product& product, int64_t panel, int6
 
 // What each of the threads does. Of many rows so many at a time as leave room in its cache.
 template <class Element> FOR_TILES void multiply_share(const Product& product) {
-  const int64_t at_once = std::max<int64_t>(LEVELS_AT_ONCE / product.inputs / TOGETHER, 1) * TOGETHER;
+  const int64_t turns = std::max<int64_t>(LEVELS_AT_ONCE / product.inputs / TOGETHER, 1);
+  const int64_t at_once = turns * TOGETHER;
   begin_tiles();
 #pragma omp for
   for (int64_t row = 0; row < product.rows; row++) quantise_row<Element>(product, row);

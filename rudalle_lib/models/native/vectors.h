@@ -7,7 +7,8 @@
 
 #define INLINE inline __attribute__((always_inline))
 #if defined(__x86_64__)  // compiled for three generations, of which the best is taken when it loads
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define FOR_EACH_PROCESSOR \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define FOR_EACH_PROCESSOR
 #endif
@@ -39,6 +40,7 @@ template <> struct Computed<double> {
 template <class Element> using Number = typename Computed<Element>::Number;
 template <class Element> using Vector = typename Computed<Element>::Vector;
 
+// From and to any address.
 template <class V, class T> INLINE V read(const T* from) {
   V vector;
   std::memcpy(&vector, from, sizeof vector);
@@ -110,17 +112,17 @@ INLINE void store_lanes(BFloat16* to, Floats vector) {
   write(to, __builtin_convertvector(rounded_to_even(vector) >> 16, Halves));
 }
 
-template <class N, int COUNT> struct Lanes {
+template <class N, int COUNT> struct VectorOf {
   typedef N Vector __attribute__((vector_size(COUNT * sizeof(N))));
 };
 
 // Combines the halves of a vector until one number is left.
 template <class N, int COUNT, class Combine>
-INLINE N reduce(typename Lanes<N, COUNT>::Vector vector, Combine combine) {
+INLINE N reduce(typename VectorOf<N, COUNT>::Vector vector, Combine combine) {
   if constexpr (COUNT == 2) {
     return combine(vector[0], vector[1]);
   } else {
-    typedef typename Lanes<N, COUNT / 2>::Vector Half;
+    typedef typename VectorOf<N, COUNT / 2>::Vector Half;
     const N* lanes = (const N*)&vector;
     return reduce<N, COUNT / 2>(combine(read<Half>(lanes), read<Half>(lanes + COUNT / 2)), combine);
   }

@@ -26,6 +26,9 @@ def test_visible_slots_hold_exactly_the_visible_cells(
         content[plan.slot[cell]] = cell
         found = content[plan.visible[cell]].sort().values
         assert torch.equal(found, mask[cell].nonzero()[:, 0])
+        block = plan.slot[cell] // plan.block
+        in_block = content.view(-1, plan.block)[block, plan.tables[cell]]
+        assert torch.equal(in_block.sort().values, found)
 
 
 def test_slots_of_the_published_grid_are_few() -> None:

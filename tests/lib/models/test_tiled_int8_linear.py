@@ -1,0 +1,93 @@
+"""Products of 8-bit integers by AMX's tiles are those of `DynamicInt8Linear`."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rudalle_lib.models import native
+from rudalle_lib.models.dynamic_int8_linear import (
+    HIGHEST,
+    DynamicInt8Linear,
+    with_dynamic_int8_linears,
+)
+from rudalle_lib.models.tiled_int8_linear import TiledInt8Linear, can_tile
+from tests.lib.models.test_dynamic_int8_linear import stored_layer
+
+pytestmark = pytest.mark.skipif(
+    not native.can_multiply_tiles(), reason="this processor has no AMX, or there is no compiler"
+)
+
+
+def rounded(x: Tensor) -> Tensor:
+    """As `test_dynamic_int8_linear.rounded`, but for ties: float32 times the inverse of a step."""
+    step = x.abs().amax(dim=-1, keepdim=True) / HIGHEST
+    return (x * (1 / step)).round().double() * step.double()
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 40, 63, 64, 65, 700])
+@pytest.mark.parametrize("inputs", [64, 192, 2048])
+def test_sums_are_those_of_rounded_inputs(inputs: int, rows: int) -> None:
+    torch.manual_seed(0)
+    layer = stored_layer(inputs, 48)
+    x = torch.randn(rows, inputs) * torch.logspace(-4, 4, rows)[:, None]
+    sums = rounded(x) @ (layer.weight.double() * layer.scale.double()[:, None]).T
+    found = TiledInt8Linear(layer)(x).double() - layer.bias.double()
+    assert ((found - sums).abs() <= 1e-5 * sums.abs().amax(-1, keepdim=True) + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    stored = stored_layer(2048, 64)
+    stored.bias = nn.Parameter(stored.bias.to(dtype), requires_grad=False)
+    layer, x = TiledInt8Linear(stored), torch.randn(130, 2048).to(dtype)
+    together = layer(x)
+    for size in (1, 3, 17, 64):
+        assert torch.equal(torch.cat([layer(part) for part in x.split(size)]), together)
+
+
+def test_in_bfloat16_it_is_as_close_as_the_other_kernel() -> None:
+    torch.manual_seed(0)
+    stored, x = stored_layer(256, 64), torch.randn(500, 256)
+    exact = rounded(x) @ (stored.weight.double() * stored.scale.double()[:, None]).T + stored.bias
+    stored.bias = nn.Parameter(stored.bias.bfloat16(), requires_grad=False)
+    off = [
+        (kind(stored)(x.bfloat16()) - exact).norm() for kind in (TiledInt8Linear, DynamicInt8Linear)
+    ]
+    assert off[0] <= off[1] < 0.02 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gelu_is_its_tanh_form(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    stored = stored_layer(64, 32)
+    stored.bias = nn.Parameter(stored.bias.to(dtype), requires_grad=False)
+    layer, x = TiledInt8Linear(stored), (torch.randn(50, 64) * 20).to(dtype)
+    expected = functional.gelu(layer(x).double(), approximate="tanh")
+    tolerance = 1e-5 if dtype is torch.float32 else 0.02
+    assert ((layer.forward_gelu(x) - expected).abs() <= tolerance * (1 + expected.abs())).all()
+
+
+def test_a_row_of_zeros_gives_the_bias_and_what_is_not_finite_stays_so() -> None:
+    layer = TiledInt8Linear(stored_layer(64, 32))
+    assert torch.equal(layer(torch.zeros(2, 3, 64)), layer.bias.expand(2, 3, 32))
+    for number in (torch.nan, torch.inf):
+        x = torch.ones(2, 64)
+        x[0, 3] = number
+        found = layer(x)
+        assert not found[0].isfinite().any() and found[1].isfinite().all()
+
+
+def test_layers_are_tiled_where_they_fit() -> None:
+    module = nn.Sequential(stored_layer(64, 32), nn.Sequential(stored_layer(32, 16)))
+    assert can_tile(stored_layer(64, 32)) and not can_tile(stored_layer(64, 24))
+    with_dynamic_int8_linears(module)
+    assert isinstance(module[0], TiledInt8Linear) and isinstance(module[1][0], DynamicInt8Linear)
+    assert module(torch.randn(3, 64)).shape == (3, 16)
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 32), torch.zeros(2, 64, dtype=torch.bfloat16)])
+def test_what_does_not_fit_is_refused(x: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"expected \[..., 64\] in torch.float32, found"):
+        TiledInt8Linear(stored_layer(64, 32))(x)
