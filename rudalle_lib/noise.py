@@ -35,6 +35,9 @@ GOLDEN_GAMMA = _as_int64(0x9E3779B97F4A7C15)
 FIRST_FACTOR = _as_int64(0xBF58476D1CE4E5B9)
 SECOND_FACTOR = _as_int64(0x94D049BB133111EB)
 
+WORK_OF_NOISE = 16
+"""How many numbers could be read while noise for one candidate is worked out."""
+
 
 def _shift_right(bits: Tensor, by: int) -> Tensor:
     """Logical shift, a new tensor; torch's own repeats the sign bit."""
@@ -97,5 +100,5 @@ def _compiled_argmax(logits: Tensor, least: Tensor, streams: Tensor) -> Tensor:
     tensors = (streams, logits, least, chosen)
     draw = _Draw(*logits.shape, *(tensor.data_ptr() for tensor in tensors))
     choose = native.function("gumbel_argmax", logits.dtype)
-    choose(ctypes.addressof(draw), torch.get_num_threads())
+    choose(ctypes.addressof(draw), native.threads_for(WORK_OF_NOISE * logits.numel()))
     return chosen

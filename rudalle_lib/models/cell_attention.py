@@ -149,7 +149,8 @@ class CompiledLayerCache:
         step.seen, step.visible = len(visible), visible.data_ptr()
         step.projected, step.contexts = projected.data_ptr(), contexts.data_ptr()
         attend = native.function("attend_from_cell", self.key.dtype)
-        attend(ctypes.addressof(step), torch.get_num_threads())
+        read = 2 * len(projected) * hidden * (self.text_length + len(visible))
+        attend(ctypes.addressof(step), native.threads_for(read))
         return contexts
 
     @cached_property

@@ -54,7 +54,8 @@ class CompiledLayerNorm(nn.Module):
         if added is not None:
             added = added.contiguous()
             norm.added = added.data_ptr()
-        native.function("layer_norm", x.dtype)(ctypes.addressof(norm), torch.get_num_threads())
+        normalise = native.function("layer_norm", x.dtype)
+        normalise(ctypes.addressof(norm), native.threads_for(x.numel()))
         return output
 
 

@@ -76,7 +76,7 @@ class TiledInt8Linear(nn.Module):
             levels.data_ptr(), steps.data_ptr(), output.data_ptr(),
         )  # fmt: skip
         multiply = native.function("int8_product", x.dtype)
-        multiply(ctypes.addressof(product), torch.get_num_threads())
+        multiply(ctypes.addressof(product), native.threads_for(self._weight.numel()))
         return output
 
 

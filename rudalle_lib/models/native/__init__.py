@@ -16,6 +16,9 @@ import torch
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 """What functions are compiled for."""
 
+GRAIN = 32_768
+"""Numbers that one thread alone is done with sooner than with others; torch's own measure."""
+
 
 @cache
 def _library() -> ctypes.CDLL | None:
@@ -41,3 +44,8 @@ def function(name: str, dtype: torch.dtype) -> Callable[[Any, int], None]:
     found = getattr(_library(), f"{name}_{str(dtype).removeprefix('torch.')}")
     found.argtypes, found.restype = (ctypes.c_void_p, ctypes.c_int), None
     return found
+
+
+def threads_for(numbers: int) -> int:
+    """How many threads to use where so many numbers are read."""
+    return torch.get_num_threads() if numbers > GRAIN else 1
