@@ -17,12 +17,8 @@ from rudalle_lib.models import native
 
 class _Draw(ctypes.Structure):
     _fields_ = (
-        ("rows", ctypes.c_int64),
-        ("candidates", ctypes.c_int64),
-        ("streams", ctypes.c_void_p),
-        ("logits", ctypes.c_void_p),
-        ("least", ctypes.c_void_p),
-        ("chosen", ctypes.c_void_p),
+        *native.numbers("rows", "candidates"),
+        *native.addresses("streams", "logits", "least", "chosen"),
     )
 
 
@@ -99,6 +95,5 @@ def _compiled_argmax(logits: Tensor, least: Tensor, streams: Tensor) -> Tensor:
     chosen = torch.empty(len(logits), dtype=torch.int64)
     tensors = (streams, logits, least, chosen)
     draw = _Draw(*logits.shape, *(tensor.data_ptr() for tensor in tensors))
-    choose = native.function("gumbel_argmax", logits.dtype)
-    choose(ctypes.addressof(draw), native.threads_for(WORK_OF_NOISE * logits.numel()))
+    native.call("gumbel_argmax", logits.dtype, draw, WORK_OF_NOISE * logits.numel())
     return chosen

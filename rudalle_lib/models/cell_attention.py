@@ -19,9 +19,9 @@ from torch import Tensor
 
 from rudalle_lib.models import native
 from rudalle_lib.models.cell_slots import SlotPlan
+from rudalle_lib.models.native import BLOCK
 
 # As in native/cell_attention.cpp.
-BLOCK = 32
 TOGETHER = 8
 MOST_WIDTH = 256
 MOST_SEEN = 512
@@ -38,23 +38,10 @@ class _Group(ctypes.Structure):
 
 class _Step(ctypes.Structure):
     _fields_ = (
-        ("heads", ctypes.c_int64),
-        ("width", ctypes.c_int64),
-        ("text_length", ctypes.c_int64),
-        ("blocks", ctypes.c_int64),
-        ("slots", ctypes.c_int64),
-        ("block", ctypes.c_int64),
-        ("slot", ctypes.c_int64),
-        ("seen", ctypes.c_int64),
-        ("groups", ctypes.c_int64),
-        ("visible", ctypes.c_void_p),
-        ("group", ctypes.c_void_p),
-        ("projected", ctypes.c_void_p),
-        ("keys", ctypes.c_void_p),
-        ("values", ctypes.c_void_p),
-        ("text_keys", ctypes.c_void_p),
-        ("text_values", ctypes.c_void_p),
-        ("contexts", ctypes.c_void_p),
+        *native.numbers("heads", "width", "text_length", "blocks", "slots"),
+        *native.numbers("block", "slot", "seen", "groups"),
+        *native.addresses("visible", "group", "projected", "keys", "values"),
+        *native.addresses("text_keys", "text_values", "contexts"),
     )
 
 
@@ -62,9 +49,7 @@ def can_attend(plan: SlotPlan, text_key: Tensor) -> bool:
     """Whether a layer with such a plan and keys [P, heads, T, D] can do without torch."""
     *_, length, width = text_key.shape
     return (
-        native.is_compiled()
-        and text_key.device.type == "cpu"
-        and text_key.dtype in native.DTYPES
+        native.can_compute(text_key)
         and width % BLOCK == length % BLOCK == 0
         and width <= MOST_WIDTH
         and length + plan.most_visible <= MOST_SEEN
@@ -148,9 +133,8 @@ class CompiledLayerCache:
         step.block, step.slot = divmod(self.plan.slot[cell], self.plan.block)
         step.seen, step.visible = len(visible), visible.data_ptr()
         step.projected, step.contexts = projected.data_ptr(), contexts.data_ptr()
-        attend = native.function("attend_from_cell", self.key.dtype)
         read = 2 * len(projected) * hidden * (self.text_length + len(visible))
-        attend(ctypes.addressof(step), native.threads_for(read))
+        native.call("attend_from_cell", self.key.dtype, step, read)
         return contexts
 
     @cached_property

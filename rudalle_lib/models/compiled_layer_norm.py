@@ -14,19 +14,12 @@ from torch import Tensor, nn
 from rudalle_lib.models import native
 from rudalle_lib.models.replacing import replace_layers
 
-BLOCK = 32  # as in native/vectors.h
-
 
 class _Norm(ctypes.Structure):
     _fields_ = (
-        ("rows", ctypes.c_int64),
-        ("width", ctypes.c_int64),
+        *native.numbers("rows", "width"),
         ("epsilon", ctypes.c_double),
-        ("input", ctypes.c_void_p),
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("added", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
+        *native.addresses("input", "weight", "bias", "added", "output"),
     )
 
 
@@ -54,19 +47,16 @@ class CompiledLayerNorm(nn.Module):
         if added is not None:
             added = added.contiguous()
             norm.added = added.data_ptr()
-        normalise = native.function("layer_norm", x.dtype)
-        normalise(ctypes.addressof(norm), native.threads_for(x.numel()))
+        native.call("layer_norm", x.dtype, norm, x.numel())
         return output
 
 
 def can_compile(norm: nn.LayerNorm) -> bool:
     """Whether a norm can do without torch."""
     return (
-        native.is_compiled()
-        and norm.weight.device.type == "cpu"
-        and norm.weight.dtype in native.DTYPES
+        native.can_compute(norm.weight)
         and norm.weight.dim() == 1
-        and len(norm.weight) % BLOCK == 0
+        and len(norm.weight) % native.BLOCK == 0
     )
 
 

@@ -11,15 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from rudalle_lib.models.cell_attention import CompiledLayerCache, ImageGroups, can_attend
-from rudalle_lib.models.cell_slots import SlotPlan, plan_slots
+from rudalle_lib.models.cell_slots import plan_slots
 from rudalle_lib.models.dalle import Attend, Dalle, merge_heads, split_heads
 from rudalle_lib.models.layer_cache import LayerCache
 from rudalle_lib.models.packed_linear import PackedLinear, can_pack
 from rudalle_lib.models.sparse_attention import LayerKind, attend, layer_kind
 from rudalle_lib.models.text_sharing import GuidedReplicas, Replicas, TextSharing
-
-Tables = tuple[dict[LayerKind, SlotPlan], TextSharing]
-"""What the layers on one device share."""
 
 
 class CachedDecoder:
@@ -39,13 +36,9 @@ class CachedDecoder:
         config = model.config
         self.model = model
         self.prompt_of = prompt_of
-        self._sharing: TextSharing = (
-            GuidedReplicas(prompt_of, len(text), unguided)
-            if unguided
-            else Replicas(prompt_of, len(text))
-        )
+        self._unguided = unguided
         self._kinds = [layer_kind(index, config.num_layers) for index in range(config.num_layers)]
-        self._tables: dict[torch.device, Tables] = {}  # layers may lie on several devices
+        self._sharing: dict[torch.device, TextSharing] = {}  # layers may lie on several devices
         self._text = model.embed_text(text)  # [P, T or T + 1, C]
         self._positions = model.image_positions()  # [H * W, C]
         length = config.text_length
@@ -104,21 +97,24 @@ class CachedDecoder:
     def _new_layer(
         self, kind: LayerKind, key: Tensor, value: Tensor
     ) -> LayerCache | CompiledLayerCache:
-        plans, sharing = self._tables_on(key.device)
-        if can_attend(plans[kind], key):
-            return CompiledLayerCache(plans[kind], key, value, self._groups)
-        return LayerCache(plans[kind], key, value, sharing)
+        plan = plan_slots(kind, self.model.config.grid, key.device)
+        if can_attend(plan, key):
+            return CompiledLayerCache(plan, key, value, self._groups)
+        return LayerCache(plan, key, value, self._sharing_on(key.device))
 
     @cached_property
     def _groups(self) -> ImageGroups:
         return ImageGroups(self.prompt_of)
 
-    def _tables_on(self, device: torch.device) -> Tables:
-        if device not in self._tables:
-            grid = self.model.config.grid
-            plans = {kind: plan_slots(kind, grid, device) for kind in set(self._kinds)}
-            self._tables[device] = plans, self._sharing.to(device)
-        return self._tables[device]
+    def _sharing_on(self, device: torch.device) -> TextSharing:
+        if device not in self._sharing:
+            self._sharing[device] = self._share_texts().to(device)
+        return self._sharing[device]
+
+    def _share_texts(self) -> TextSharing:
+        if self._unguided:
+            return GuidedReplicas(self.prompt_of, len(self._text), self._unguided)
+        return Replicas(self.prompt_of, len(self._text))
 
     def _attend_from_cell(self, index: int) -> Attend:
         layer, cell = self._layers[index], self._cells

@@ -22,17 +22,8 @@ PANEL = 16
 
 class _Product(ctypes.Structure):
     _fields_ = (
-        ("rows", ctypes.c_int64),
-        ("inputs", ctypes.c_int64),
-        ("outputs", ctypes.c_int64),
-        ("gelu", ctypes.c_int64),
-        ("input", ctypes.c_void_p),
-        ("weight", ctypes.c_void_p),
-        ("scale", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("levels", ctypes.c_void_p),
-        ("steps", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
+        *native.numbers("rows", "inputs", "outputs", "gelu"),
+        *native.addresses("input", "weight", "scale", "bias", "levels", "steps", "output"),
     )
 
 
@@ -75,8 +66,7 @@ class TiledInt8Linear(nn.Module):
             x.data_ptr(), self._weight.data_ptr(), self.scale.data_ptr(), self.bias.data_ptr(),
             levels.data_ptr(), steps.data_ptr(), output.data_ptr(),
         )  # fmt: skip
-        multiply = native.function("int8_product", x.dtype)
-        multiply(ctypes.addressof(product), native.threads_for(self._weight.numel()))
+        native.call("int8_product", x.dtype, product, self._weight.numel())
         return output
 
 

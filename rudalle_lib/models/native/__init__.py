@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+BLOCK = 32
+"""Neighbouring numbers that are read at once, as in `vectors.h`."""
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 """What functions are compiled for."""
@@ -31,6 +35,11 @@ def is_compiled() -> bool:
     return _library() is not None
 
 
+def can_compute(tensor: Tensor) -> bool:
+    """Whether what is compiled can work where a tensor lies, in its dtype."""
+    return is_compiled() and tensor.device.type == "cpu" and tensor.dtype in DTYPES
+
+
 @cache
 def can_multiply_tiles() -> bool:
     """Whether the processor has AMX's products of 8-bit integers and this process may use them."""
@@ -38,14 +47,24 @@ def can_multiply_tiles() -> bool:
     return library is not None and bool(library.can_multiply_tiles())
 
 
+def numbers(*names: str) -> tuple[tuple[str, type], ...]:
+    """Fields of a structure: whole numbers."""
+    return tuple((name, ctypes.c_int64) for name in names)
+
+
+def addresses(*names: str) -> tuple[tuple[str, type], ...]:
+    """Fields of a structure: where tensors lie."""
+    return tuple((name, ctypes.c_void_p) for name in names)
+
+
+def call(name: str, dtype: torch.dtype, structure: ctypes.Structure, read: int) -> None:
+    """Call a function with a structure; of how many numbers it reads follow its threads."""
+    threads = torch.get_num_threads() if read > GRAIN else 1
+    _function(name, dtype)(ctypes.addressof(structure), threads)
+
+
 @cache
-def function(name: str, dtype: torch.dtype) -> Callable[[Any, int], None]:
-    """Look up a function that takes a pointer to a structure and how many threads to use."""
+def _function(name: str, dtype: torch.dtype) -> Callable[[Any, int], None]:
     found = getattr(_library(), f"{name}_{str(dtype).removeprefix('torch.')}")
     found.argtypes, found.restype = (ctypes.c_void_p, ctypes.c_int), None
     return found
-
-
-def threads_for(numbers: int) -> int:
-    """How many threads to use where so many numbers are read."""
-    return torch.get_num_threads() if numbers > GRAIN else 1

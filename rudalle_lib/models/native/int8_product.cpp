@@ -45,7 +45,6 @@ struct Product {
 // Rounds a row to levels of its own, x = level * step, and lays it out in tiles. What is not finite
 // makes the step so too.
 template <class Element> INLINE void quantise_row(const Product& product, int64_t row) {
-  constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: what is added to it becomes whole
   const Element* input = (const Element*)product.input + row * product.inputs;
   Floats most = {}, poison = {};
   for (int64_t i = 0; i < product.inputs; i += LANES) {
@@ -62,7 +61,7 @@ template <class Element> INLINE void quantise_row(const Product& product, int64_
   levels += row % TILE_ROWS * TILE_BYTES;
   for (int64_t i = 0; i < product.inputs; i += LANES) {
     const Floats shifted = load_lanes(input + i) * levels_a_unit + ROUND;
-    const Bytes bytes = __builtin_convertvector((Ints)shifted - (Ints)(Floats{} + ROUND), Bytes);
+    const Bytes bytes = __builtin_convertvector(wholes(shifted), Bytes);
     write(levels + i / TILE_BYTES * TILE + i % TILE_BYTES, bytes);
   }
 }

@@ -136,9 +136,12 @@ template <class N> INLINE N largest(Vector<N> vector) {
   return reduce<N, LANES>(vector, [](auto a, auto b) { return a > b ? a : b; });
 }
 
+// What is added to it becomes whole: 1.5 * 2^23. `wholes` reads such a sum.
+constexpr float ROUND = 12582912.0f;
+INLINE Ints wholes(Floats shifted) { return (Ints)shifted - (Ints)(Floats{} + ROUND); }
+
 // e^x for x <= 0, to 1e-7 of it: 2^n times a polynomial of the rest, after Cephes' expf.
 INLINE Floats exponential(Floats x) {
-  constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: what is added to it becomes whole
   x = x < -87.0f ? Floats{} - 87.0f : x;
   const Floats shifted = x * 1.44269504f + ROUND;
   const Floats n = shifted - ROUND;
@@ -149,8 +152,7 @@ INLINE Floats exponential(Floats x) {
   power = power * rest + 1.6666665459e-1f;
   power = power * rest + 5.0000001201e-1f;
   power = power * rest * rest + rest + 1.0f;
-  const Ints exponent = (Ints)shifted - (Ints)(Floats{} + ROUND);
-  return power * (Floats)((exponent + 127) << 23);
+  return power * (Floats)((wholes(shifted) + 127) << 23);
 }
 
 INLINE Doubles exponential(Doubles x) {
