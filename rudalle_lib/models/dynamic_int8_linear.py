@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rudalle_lib.models.int8_linear import Int8Linear
 from rudalle_lib.models.replacing import replace_layers
-from rudalle_lib.models.tiled_int8_linear import TiledInt8Linear, can_tile
+from rudalle_lib.models.tiled_linear import TiledInt8Linear, can_tile
 
 ZERO = 128
 """The level of 0: levels are unsigned, as the instruction wants its first factor."""
@@ -61,5 +61,5 @@ def with_dynamic_int8_linears(module: nn.Module) -> None:
     replace_layers(
         module,
         Int8Linear,
-        lambda layer: TiledInt8Linear(layer) if can_tile(layer) else DynamicInt8Linear(layer),
+        lambda layer: TiledInt8Linear(layer) if can_tile(layer.weight) else DynamicInt8Linear(layer),
     )

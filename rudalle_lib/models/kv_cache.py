@@ -14,7 +14,7 @@ from rudalle_lib.models.cell_attention import CompiledLayerCache, ImageGroups, c
 from rudalle_lib.models.cell_slots import plan_slots
 from rudalle_lib.models.dalle import Attend, Dalle, merge_heads, split_heads
 from rudalle_lib.models.layer_cache import LayerCache
-from rudalle_lib.models.packed_linear import PackedLinear, can_pack
+from rudalle_lib.models.packed_linear import packed_linear
 from rudalle_lib.models.sparse_attention import LayerKind, attend, layer_kind
 from rudalle_lib.models.text_sharing import GuidedReplicas, Replicas, TextSharing
 
@@ -75,14 +75,12 @@ class CachedDecoder:
             return self.model.image_logits(hidden)
         return self._image_head(self.model.to_logits[0](hidden))
 
-    def _pack_image_head(self) -> PackedLinear | None:
+    def _pack_image_head(self) -> nn.Module | None:
         """The part of the head that is needed here, where that is faster."""
         head = self.model.to_logits[1]
         assert isinstance(head, nn.Linear)
-        if not can_pack(head.weight):
-            return None
         first = self.model.config.text_vocab_size
-        return PackedLinear(head.weight[first:], head.bias[first:].detach())
+        return packed_linear(head.weight[first:], head.bias[first:])
 
     def _store_text(self, index: int) -> Attend:
         kind = self._kinds[index]

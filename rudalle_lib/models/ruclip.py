@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from rudalle_lib.models.packed_linear import PackedLinear, can_pack, with_packed_linears
+from rudalle_lib.models.packed_linear import packed_linear, with_packed_linears
 
 PICTURE_CHANNELS = 3
 PUBLISHED_HEAD_SIZE = 64
@@ -212,7 +212,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.causal = causal
-        self.packed: PackedLinear | None = None
+        self.packed: nn.Module | None = None
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -247,8 +247,8 @@ def pack(network: nn.Module) -> None:
     """Lay linear layers out for inference, where that is faster; see `packed_linear`."""
     with_packed_linears(network)
     for part in network.modules():
-        if isinstance(part, SelfAttention) and can_pack(part.in_proj_weight):
-            part.packed = PackedLinear(part.in_proj_weight, part.in_proj_bias.detach())
+        if isinstance(part, SelfAttention):
+            part.packed = packed_linear(part.in_proj_weight, part.in_proj_bias)
 
 
 def check_heads(name: str, width: int, heads: int) -> None:

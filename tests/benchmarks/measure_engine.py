@@ -32,7 +32,7 @@ from rudalle_lib.models.kv_cache import CachedDecoder
 from rudalle_lib.models.packed_linear import PackedLinear, with_packed_linears
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
 from rudalle_lib.models.ruclip import RuClip, RuClipConfig, pack
-from rudalle_lib.models.tiled_int8_linear import TiledInt8Linear
+from rudalle_lib.models.tiled_linear import TiledInt8Linear, TiledLinear
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 from rudalle_lib.sampling import SamplingSettings, TokenSampler
 from rudalle_lib.scoring import Scorer
@@ -113,7 +113,13 @@ def products(model: Dalle, batch: int) -> list[tuple[nn.Module, Tensor]]:
         part
         for part in model.transformer.modules()
         if isinstance(
-            part, nn.Linear | PackedLinear | Int8Linear | DynamicInt8Linear | TiledInt8Linear
+            part,
+            nn.Linear
+            | PackedLinear
+            | TiledLinear
+            | Int8Linear
+            | DynamicInt8Linear
+            | TiledInt8Linear,
         )
     ]
     head = CachedDecoder(

@@ -16,7 +16,7 @@ from rudalle_lib.models.dalle import Dalle, DalleConfig, device_of_tensor
 from rudalle_lib.models.dynamic_int8_linear import DynamicInt8Linear, with_dynamic_int8_linears
 from rudalle_lib.models.int8_linear import Int8Linear, with_int8_linears
 from rudalle_lib.models.kv_cache import CachedDecoder
-from rudalle_lib.models.tiled_int8_linear import TiledInt8Linear
+from rudalle_lib.models.tiled_linear import TiledInt8Linear
 from rudalle_lib.sampling import SamplingSettings, generate_tokens
 from rudalle_lib.weights import load_decoder
 from tests.tiny_stack import letters_as_bpe

@@ -11,7 +11,7 @@ from rudalle_lib.models.dynamic_int8_linear import (
     DynamicInt8Linear,
     with_dynamic_int8_linears,
 )
-from rudalle_lib.models.tiled_int8_linear import TiledInt8Linear, can_tile
+from rudalle_lib.models.tiled_linear import TiledInt8Linear, can_tile
 from tests.lib.models.test_dynamic_int8_linear import stored_layer
 
 pytestmark = pytest.mark.skipif(
@@ -26,10 +26,10 @@ def rounded(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 40, 63, 64, 65, 700])
-@pytest.mark.parametrize("inputs", [64, 192, 2048])
+@pytest.mark.parametrize("inputs", [64, 192, 2048, 8320])
 def test_sums_are_those_of_rounded_inputs(inputs: int, rows: int) -> None:
     torch.manual_seed(0)
-    layer = stored_layer(inputs, 48)
+    layer = stored_layer(inputs, 96)
     x = torch.randn(rows, inputs) * torch.logspace(-4, 4, rows)[:, None]
     sums = rounded(x) @ (layer.weight.double() * layer.scale.double()[:, None]).T
     found = TiledInt8Linear(layer)(x).double() - layer.bias.double()
@@ -81,7 +81,7 @@ def test_a_row_of_zeros_gives_the_bias_and_what_is_not_finite_stays_so() -> None
 
 def test_layers_are_tiled_where_they_fit() -> None:
     module = nn.Sequential(stored_layer(64, 32), nn.Sequential(stored_layer(32, 16)))
-    assert can_tile(stored_layer(64, 32)) and not can_tile(stored_layer(64, 24))
+    assert can_tile(stored_layer(64, 32).weight) and not can_tile(stored_layer(64, 48).weight)
     with_dynamic_int8_linears(module)
     assert isinstance(module[0], TiledInt8Linear) and isinstance(module[1][0], DynamicInt8Linear)
     assert module(torch.randn(3, 64)).shape == (3, 16)
