@@ -2,9 +2,9 @@
 
 By torch's operators that is a dozen of them, each of which reads and writes memory again: copies
 into the layout of a product, two products each for texts and cells, softmax between. Here one task
-does it all for up to 8 images of a text in one head, in registers; see
-`native/cell_attention.cpp`. Where there was no compiler, or sizes do not fit, layers take
-`layer_cache` instead.
+does it all for up to 8 images of a text in one head, in registers; see `native/cell_attention.h`.
+In bfloat16 AMX's tiles multiply, where there are any. Where there was no compiler, or sizes do not
+fit, layers take `layer_cache` instead.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rudalle_lib.models import native
 from rudalle_lib.models.cell_slots import SlotPlan
 from rudalle_lib.models.native import BLOCK
 
-# As in native/cell_attention.cpp.
+# As in native/cell_attention.h.
 TOGETHER = 8
 MOST_WIDTH = 256
 MOST_SEEN = 512
@@ -77,6 +77,12 @@ def _chunks(items: Sequence[int], size: int) -> list[Sequence[int]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
+def halves_apart(matrix: Tensor) -> Tensor:
+    """[..., columns] with the even ones of `BLOCK` columns before the odd ones."""
+    pairs = "... (block pair two) -> ... (block two pair)"
+    return rearrange(matrix, pairs, two=2, pair=BLOCK // 2)
+
+
 def in_blocks(matrix: Tensor) -> Tensor:
     """[..., rows, columns] as [..., columns / BLOCK, rows, BLOCK], to be read from end to end.
 
@@ -84,10 +90,17 @@ def in_blocks(matrix: Tensor) -> Tensor:
     multiplied with do there.
     """
     if matrix.dtype is torch.bfloat16:
-        matrix = rearrange(
-            matrix, "... (block pair two) c -> ... (block two pair) c", two=2, pair=BLOCK // 2
-        )
+        matrix = halves_apart(matrix.transpose(-2, -1)).transpose(-2, -1)
     return rearrange(matrix, "... r (block c) -> ... block r c", c=BLOCK).contiguous()
+
+
+def in_tiles(matrix: Tensor) -> Tensor:
+    """bfloat16 [..., rows, columns] in tiles of 32 rows and 16 columns, pairs of rows together."""
+    return rearrange(
+        matrix,
+        "... (step row two) (tile column) -> ... tile step row column two",
+        row=16, two=2, column=16,
+    ).contiguous()  # fmt: skip
 
 
 class CompiledLayerCache:
@@ -106,8 +119,14 @@ class CompiledLayerCache:
         _, self.heads, self.text_length, self.width = text_key.shape
         self.plan = plan
         self.groups = groups
-        self.text_key = in_blocks(text_key.transpose(2, 3))
-        self.text_value = in_blocks(text_value)
+        if text_key.dtype is torch.bfloat16 and native.can_multiply_tiles():
+            self._function = "attend_from_cell_by_tiles"
+            self.text_key = in_tiles(text_key.transpose(2, 3))
+            self.text_value = in_tiles(halves_apart(text_value))
+        else:
+            self._function = "attend_from_cell"
+            self.text_key = in_blocks(text_key.transpose(2, 3))
+            self.text_value = in_blocks(text_value)
         numbers = groups.images * plan.size * self.heads * self.width
         self.key, self.value = text_key.new_empty(numbers), text_key.new_empty(numbers)
 
@@ -134,7 +153,7 @@ class CompiledLayerCache:
         step.seen, step.visible = len(visible), visible.data_ptr()
         step.projected, step.contexts = projected.data_ptr(), contexts.data_ptr()
         read = 2 * len(projected) * hidden * (self.text_length + len(visible))
-        native.call("attend_from_cell", self.key.dtype, step, read)
+        native.call(self._function, self.key.dtype, step, read)
         return contexts
 
     @cached_property

@@ -9,21 +9,14 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "vectors.h"
+#include "tiles.h"
 
-#if defined(__x86_64__) && defined(__linux__)  // elsewhere oneDNN multiplies
-#include <immintrin.h>
+#if HAS_TILES  // elsewhere oneDNN multiplies
 #include <sys/syscall.h>
 #include <unistd.h>
-#define HAS_TILES 1
-#define FOR_TILES                                                                       \
-  __attribute__((target("amx-tile,amx-bf16,amx-int8,avx512f,avx512bw,avx512dq,avx512vl" \
-                        ",fma")))
 
 namespace {
 
-constexpr int TILE_ROWS = 16, TILE_BYTES = 64;  // of a row
-constexpr int TILE = TILE_ROWS * TILE_BYTES;
 constexpr int PANEL = LANES;               // outputs of a tile of weights
 constexpr int PANELS = 2;                  // that are worked on at once
 constexpr int ROWS = 2 * TILE_ROWS;        // rows that are
@@ -79,7 +72,7 @@ INLINE void lay_out(const Product& product, int64_t row, Put put) {
 INLINE void copy_row(const Product& product, int64_t row) {
   const BFloat16* input = (const BFloat16*)product.input + row * product.inputs;
   lay_out<BFloat16>(product, row,
-                    [=](int64_t i, char* to) { std::memcpy(to, input + i, TILE_BYTES); });
+                    [=](int64_t i, char* to) FOR_TILES { std::memcpy(to, input + i, TILE_BYTES); });
 }
 
 // Rounds a row to levels of its own, x = level * step. What is not finite makes the step so too.
@@ -96,7 +89,7 @@ template <class Element> INLINE void quantise_row(const Product& product, int64_
   const float step = (top < SMALLEST_STEP ? SMALLEST_STEP : top) + sum<float>(poison);
   const float levels_a_unit = 1.0f / step;
   product.steps[row] = step;
-  lay_out<int8_t>(product, row, [=](int64_t first, char* to) {
+  lay_out<int8_t>(product, row, [=](int64_t first, char* to) FOR_TILES {
     for (int64_t i = 0; i < TILE_BYTES; i += LANES) {
       const Floats shifted = load_lanes(input + first + i) * levels_a_unit + ROUND;
       write(to + i, __builtin_convertvector(wholes(shifted), Bytes));
@@ -137,17 +130,7 @@ INLINE void finish(const Product& product, const S* sums, int64_t row, int64_t e
   }
 }
 
-// What `ldtilecfg` reads: eight tiles of the full size.
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0, reserved[14] = {};
-  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
 const TileConfig FULL_TILES;
-
-FOR_TILES void begin_tiles() { _tile_loadconfig(&FULL_TILES); }
-
-FOR_TILES void end_tiles() { _tile_release(); }
 
 // Adds to a tile of sums; tiles are named by constants.
 #define MULTIPLY(sums, rows, weights)               \
@@ -162,7 +145,7 @@ FOR_TILES void end_tiles() { _tile_release(); }
 // blocks before. Weights that are new are fetched: a line at a time, between products, because what
 // the first cache waits for at once is little.
 template <class Number, int TILES>
-FOR_TILES INLINE void multiply_tiles(const char* rows, const char* panel, int64_t depth,
+INLINE void multiply_tiles(const char* rows, const char* panel, int64_t depth,
                                      bool is_first, bool is_new, Sum<Number>* sums) {
   constexpr int SIZE = TILE / sizeof(Sum<Number>);
   constexpr int HALF = TILE / 2;
@@ -202,7 +185,7 @@ FOR_TILES INLINE void multiply_tiles(const char* rows, const char* panel, int64_
 
 // Some rows with two panels of weights over a block; after the last block their outputs.
 template <class Number, class Element>
-FOR_TILES INLINE void multiply_panels(const Product& product, int64_t block, int64_t panel,
+INLINE void multiply_panels(const Product& product, int64_t block, int64_t panel,
                                       int64_t first, int64_t end) {
   constexpr int64_t SUMS = ROWS * PANELS * PANEL;
   const int64_t of_block = block * (product.outputs / PANEL);
@@ -224,7 +207,7 @@ FOR_TILES INLINE void multiply_panels(const Product& product, int64_t block, int
 
 // What each of the threads does.
 template <class Number, class Element> FOR_TILES void multiply_share(const Product& product) {
-  begin_tiles();
+  begin_tiles(FULL_TILES);
 #pragma omp for
   for (int64_t row = 0; row < product.rows; row++) {
     if constexpr (std::is_same_v<Number, int8_t>)

@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <cstring>
 
+#if !defined(INLINE)  // or what tiles.h has made of it
 #define INLINE inline __attribute__((always_inline))
+#endif
 #if defined(__x86_64__)  // compiled for three generations, of which the best is taken when it loads
 #define FOR_EACH_PROCESSOR \
   __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
