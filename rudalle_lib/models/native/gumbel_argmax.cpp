@@ -55,25 +55,34 @@ INLINE Floats gumbel(uint64_t stream, Bits numbers) {
   return __builtin_convertvector(-logarithm(-logarithm(uniform)), Floats);
 }
 
+// Only candidates that are allowed get noise: of some at a time, their places are put together.
 INLINE int64_t draw_row(const Draw& draw, int64_t row) {
+  constexpr int64_t SOME = 1024;
   constexpr float NEVER = -std::numeric_limits<float>::infinity();
   const float* logits = draw.logits + row * draw.candidates;
-  Bits numbers;
-  Ints places, chosen = {};
-  for (int lane = 0; lane < LANES; lane++) {
-    numbers[lane] = lane + 1;
-    places[lane] = lane;
-  }
+  const float least = draw.least[row];
+  int32_t allowed[SOME + LANES];
+  Ints chosen = {};
   Floats best = Floats{} + NEVER;
-  for (int64_t i = 0; i < draw.candidates; i += LANES, numbers += LANES, places += LANES) {
-    float some[LANES];
-    std::fill_n(some, LANES, NEVER);
-    std::copy_n(logits + i, std::min<int64_t>(LANES, draw.candidates - i), some);
-    const Floats logit = read<Floats>(some);
-    const Floats noisy = logit + gumbel(draw.streams[row], numbers);
-    const Ints better = (logit >= draw.least[row]) & (noisy > best);
-    best = better ? noisy : best;
-    chosen = better ? places : chosen;
+  for (int64_t start = 0; start < draw.candidates; start += SOME) {
+    const int64_t end = std::min(draw.candidates, start + SOME);
+    int64_t count = 0;
+    for (int64_t place = start; place < end; place++) {
+      allowed[count] = place;
+      count += logits[place] >= least;
+    }
+    std::fill_n(allowed + count, LANES, -1);  // nobody: the last ones need not be LANES
+    for (int64_t i = 0; i < count; i += LANES) {
+      const Ints places = read<Ints>(allowed + i);
+      Floats logit;
+      for (int lane = 0; lane < LANES; lane++)
+        logit[lane] = places[lane] < 0 ? NEVER : logits[places[lane]];
+      const Bits numbers = __builtin_convertvector(places + 1, Bits);
+      const Floats noisy = logit + gumbel(draw.streams[row], numbers);
+      const Ints better = noisy > best;
+      best = better ? noisy : best;
+      chosen = better ? places : chosen;
+    }
   }
   int first = 0;
   for (int lane = 1; lane < LANES; lane++)
