@@ -95,5 +95,6 @@ def _compiled_argmax(logits: Tensor, least: Tensor, streams: Tensor) -> Tensor:
     chosen = torch.empty(len(logits), dtype=torch.int64)
     tensors = (streams, logits, least, chosen)
     draw = _Draw(*logits.shape, *(tensor.data_ptr() for tensor in tensors))
-    native.call("gumbel_argmax", logits.dtype, draw, WORK_OF_NOISE * logits.numel())
+    work = WORK_OF_NOISE * logits.numel()
+    native.operation("gumbel_argmax", logits.dtype, draw, work, *tensors).run()
     return chosen

@@ -140,21 +140,29 @@ class CompiledLayerCache:
         Returns:
             [B, C].
         """
+        contexts = projected.new_empty(len(projected), self.heads * self.width)
+        self.go_to(cell)
+        self.into(contexts, projected.contiguous()).run()
+        return contexts
+
+    def go_to(self, cell: int) -> None:
+        """Make this the cell from which the operation of `into` attends."""
+        step, visible = self._step, self.plan.tables[cell]
+        step.block, step.slot = divmod(self.plan.slot[cell], self.plan.block)
+        step.seen, step.visible = len(visible), visible.data_ptr()
+
+    def into(self, contexts: Tensor, projected: Tensor) -> native.Operation:
+        """What `attend` does, of contiguous tensors; one at a time."""
         hidden = self.heads * self.width
         if projected.shape != (self.groups.images, 3 * hidden) or projected.dtype != self.key.dtype:
             raise ValueError(
                 f"projected: expected {[self.groups.images, 3 * hidden]} in {self.key.dtype}, "
                 f"found {list(projected.shape)} in {projected.dtype}"
             )
-        projected = projected.contiguous()
-        contexts = projected.new_empty(len(projected), hidden)
-        step, visible = self._step, self.plan.tables[cell]
-        step.block, step.slot = divmod(self.plan.slot[cell], self.plan.block)
-        step.seen, step.visible = len(visible), visible.data_ptr()
+        step = self._step
         step.projected, step.contexts = projected.data_ptr(), contexts.data_ptr()
-        read = 2 * len(projected) * hidden * (self.text_length + len(visible))
-        native.call(self._function, self.key.dtype, step, read)
-        return contexts
+        read = 2 * len(projected) * hidden * (self.text_length + self.plan.most_visible)
+        return native.operation(self._function, self.key.dtype, step, read, projected, contexts)
 
     @cached_property
     def _step(self) -> _Step:

@@ -33,22 +33,24 @@ class CompiledLayerNorm(nn.Module):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """The norm of x, [..., C], plus `added` of the same shape, rounded once."""
-        x = x.contiguous()
+        x, output = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
+        self.into(output, x, None if added is None else added.contiguous()).run()
+        return output
+
+    def into(self, output: Tensor, x: Tensor, added: Tensor | None = None) -> native.Operation:
+        """What `forward` does, of contiguous tensors; `output` may be `added`, or x without it."""
         if x.shape[-1:] != self.weight.shape or x.dtype != self.weight.dtype:
             raise ValueError(
                 f"x: expected [..., {len(self.weight)}] in {self.weight.dtype}, "
                 f"found {list(x.shape)} in {x.dtype}"
             )
-        output = torch.empty_like(x)
         norm = _Norm(
             x.numel() // len(self.weight), len(self.weight), self.epsilon,
-            x.data_ptr(), self.weight.data_ptr(), self.bias.data_ptr(), 0, output.data_ptr(),
+            x.data_ptr(), self.weight.data_ptr(), self.bias.data_ptr(),
+            0 if added is None else added.data_ptr(), output.data_ptr(),
         )  # fmt: skip
-        if added is not None:
-            added = added.contiguous()
-            norm.added = added.data_ptr()
-        native.call("layer_norm", x.dtype, norm, x.numel())
-        return output
+        tensors = (x, output) if added is None else (x, output, added)
+        return native.operation("layer_norm", x.dtype, norm, x.numel(), *tensors)
 
 
 def can_compile(norm: nn.LayerNorm) -> bool:

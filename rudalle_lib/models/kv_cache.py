@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rudalle_lib.models.cell_attention import CompiledLayerCache, ImageGroups, can_attend
 from rudalle_lib.models.cell_slots import plan_slots
+from rudalle_lib.models.compiled_step import CompiledStep, can_compile
 from rudalle_lib.models.dalle import Attend, Dalle, merge_heads, split_heads
 from rudalle_lib.models.layer_cache import LayerCache
 from rudalle_lib.models.packed_linear import packed_linear
@@ -65,7 +66,10 @@ class CachedDecoder:
 
     def _append(self, embedded: Tensor) -> Tensor:
         """Append a cell. embedded [B, C] -> [B, image_vocab_size]."""
-        hidden = self.model.transformer(embedded, self._attend_from_cell)
+        if self._compiled_step:
+            hidden = self._compiled_step(embedded, self._cells)
+        else:
+            hidden = self.model.transformer(embedded, self._attend_from_cell)
         self._cells += 1
         return self._logits(hidden)
 
@@ -81,6 +85,14 @@ class CachedDecoder:
         assert isinstance(head, nn.Linear)
         first = self.model.config.text_vocab_size
         return packed_linear(head.weight[first:], head.bias[first:])
+
+    @cached_property
+    def _compiled_step(self) -> CompiledStep | None:
+        """All layers in one, where they allow it."""
+        transformer, caches = self.model.transformer, self._layers
+        if not can_compile(transformer, caches):
+            return None
+        return CompiledStep(transformer, caches, len(self.prompt_of))
 
     def _store_text(self, index: int) -> Attend:
         kind = self._kinds[index]

@@ -35,7 +35,20 @@ class _Product(ctypes.Structure):
     )
 
 
-class _Tiled(nn.Module):
+class Room:
+    """Memory for products that are made one after the other."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[torch.dtype, Tensor] = {}
+
+    def take(self, numbers: int, dtype: torch.dtype) -> Tensor:
+        """So many numbers, the same as the last time."""
+        if dtype not in self._tensors or self._tensors[dtype].numel() < numbers:
+            self._tensors[dtype] = torch.empty(numbers, dtype=dtype)
+        return self._tensors[dtype]
+
+
+class AnyTiledLinear(nn.Module):
     """What both kinds do; `_function` is the compiled one."""
 
     _function: str
@@ -65,16 +78,21 @@ class _Tiled(nn.Module):
         return self._multiply(x, gelu=True)
 
     def _multiply(self, x: Tensor, gelu: bool) -> Tensor:
+        output = x.new_empty(*x.shape[:-1], self.outputs)
+        self.into(output, x.contiguous(), Room(), gelu).run()
+        return output
+
+    def into(self, output: Tensor, x: Tensor, room: Room, gelu: bool = False) -> native.Operation:
+        """What `forward` and `forward_gelu` do, of contiguous tensors."""
         if x.shape[-1] != self.inputs or x.dtype != self.bias.dtype:
             raise ValueError(
                 f"x: expected [..., {self.inputs}] in {self.bias.dtype}, "
                 f"found {list(x.shape)} in {x.dtype}"
             )
-        x, rows = x.contiguous(), x.numel() // self.inputs
+        rows = x.numel() // self.inputs
         padded = -(-rows // ROWS) * ROWS
-        tiles = self._weight.new_empty(padded * self.inputs)
-        sums = torch.empty(padded * self.outputs if self._blocks > 1 else 0)
-        output = x.new_empty(*x.shape[:-1], self.outputs)
+        tiles = room.take(padded * self.inputs, self._weight.dtype)
+        sums = room.take(padded * (self.outputs if self._blocks > 1 else 1), torch.float32)
         product = _Product(
             rows=rows,
             inputs=self.inputs,
@@ -89,14 +107,15 @@ class _Tiled(nn.Module):
             sums=sums.data_ptr(),
             output=output.data_ptr(),
         )
-        self._call(product, x.dtype)
-        return output
+        tensors = x, tiles, sums, output, *self._scale_back(product)
+        return native.operation(self._function, x.dtype, product, self._weight.numel(), *tensors)
 
-    def _call(self, product: _Product, dtype: torch.dtype) -> None:
-        native.call(self._function, dtype, product, self._weight.numel())
+    def _scale_back(self, product: _Product) -> tuple[Tensor, ...]:
+        """Say by what sums are multiplied, if by anything; what to keep for it."""
+        return ()
 
 
-class TiledLinear(_Tiled):
+class TiledLinear(AnyTiledLinear):
     """As `nn.Linear` in bfloat16, without gradients, for what `can_tile`."""
 
     _function = "tiled_product"
@@ -107,7 +126,7 @@ class TiledLinear(_Tiled):
         super().__init__(weight, weight.new_zeros(len(weight)) if bias is None else bias)
 
 
-class TiledInt8Linear(_Tiled):
+class TiledInt8Linear(AnyTiledLinear):
     """As `dynamic_int8_linear.DynamicInt8Linear`, for what `can_tile`."""
 
     _function = "tiled_int8_product"
@@ -117,10 +136,10 @@ class TiledInt8Linear(_Tiled):
         super().__init__(layer.weight, layer.bias)
         self.register_buffer("scale", layer.scale)
 
-    def _call(self, product: _Product, dtype: torch.dtype) -> None:
+    def _scale_back(self, product: _Product) -> tuple[Tensor, ...]:
         steps = torch.empty(product.rows)
         product.scale, product.steps = self.scale.data_ptr(), steps.data_ptr()
-        super()._call(product, dtype)
+        return self.scale, steps
 
 
 def can_tile(weight: Tensor) -> bool:

@@ -5,7 +5,8 @@ but addresses, and computes with the threads of torch's OpenMP, which is the one
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -57,10 +58,69 @@ def addresses(*names: str) -> tuple[tuple[str, type], ...]:
     return tuple((name, ctypes.c_void_p) for name in names)
 
 
-def call(name: str, dtype: torch.dtype, structure: ctypes.Structure, read: int) -> None:
-    """Call a function with a structure; of how many numbers it reads follow its threads."""
-    threads = torch.get_num_threads() if read > GRAIN else 1
-    _function(name, dtype)(ctypes.addressof(structure), threads)
+@dataclass(frozen=True)
+class Operation:
+    """A call of a compiled function, which can be made again and again.
+
+    Args:
+        function: takes a structure's address and a number of threads.
+        structure: what it reads and writes.
+        is_small: one thread alone is done sooner.
+        tensors: those that the structure points to, to keep them.
+    """
+
+    function: Callable[[Any, int], None]
+    structure: ctypes.Structure
+    is_small: bool
+    tensors: tuple[Tensor, ...]
+
+    def run(self) -> None:
+        """Make the call."""
+        threads = 1 if self.is_small else torch.get_num_threads()
+        self.function(ctypes.addressof(self.structure), threads)
+
+
+def operation(
+    name: str, dtype: torch.dtype, structure: ctypes.Structure, read: int, *tensors: Tensor
+) -> Operation:
+    """A call of the function of that name for a dtype, which reads so many numbers."""
+    return Operation(_function(name, dtype), structure, read <= GRAIN, tensors)
+
+
+class _Call(ctypes.Structure):
+    _fields_ = (*addresses("function", "structure"), *numbers("is_small"))
+
+
+class Program:
+    """Operations that are run one after the other, in one call.
+
+    Between two of them Python would take a good deal of a step's time: what it needs is no longer
+    in the cache then.
+    """
+
+    def __init__(self, operations: Sequence[Operation]) -> None:
+        self._operations = tuple(operations)
+        self._calls = (_Call * len(operations))(
+            *(
+                (
+                    ctypes.cast(operation.function, ctypes.c_void_p).value,
+                    ctypes.addressof(operation.structure),
+                    operation.is_small,
+                )
+                for operation in operations
+            )
+        )
+
+    def run(self) -> None:
+        """Run all; what structures hold by now counts."""
+        _run_all()(ctypes.addressof(self._calls), len(self._calls), torch.get_num_threads())
+
+
+@cache
+def _run_all() -> Callable[[int, int, int], None]:
+    found = getattr(_library(), "run_all")
+    found.argtypes, found.restype = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int), None
+    return found
 
 
 @cache
