@@ -9,9 +9,9 @@ to the same few tensors at every step, and from layer to layer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeGuard, cast
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rudalle_lib.models.cell_attention import CompiledLayerCache
 from rudalle_lib.models.compiled_layer_norm import CompiledLayerNorm
@@ -26,14 +26,14 @@ class CompiledStep:
 
     Args:
         transformer: the layers; see `can_compile`.
-        caches: those of the layers.
+        caches: those of the layers; see `are_compiled`.
         images: in a batch.
     """
 
     def __init__(
         self, transformer: DalleTransformer, caches: Sequence[CompiledLayerCache], images: int
     ) -> None:
-        norm = transformer.final_layernorm
+        norm = _norm(transformer.final_layernorm)
         width, self._caches = len(norm.weight), caches
         room, empty = Room(), norm.weight.new_empty
         self._hidden, self._narrow = empty(images, width), empty(2, images, width)
@@ -41,7 +41,7 @@ class CompiledStep:
         operations = [
             operation
             for layer, cache in zip(transformer.layers, caches, strict=True)
-            for operation in self._operations(layer, cache, room)
+            for operation in self._operations(cast(DalleLayer, layer), cache, room)
         ]
         self._program = Program([*operations, norm.into(self._narrow[0], self._hidden)])
 
@@ -57,26 +57,39 @@ class CompiledStep:
         self, layer: DalleLayer, cache: CompiledLayerCache, room: Room
     ) -> Iterator[Operation]:
         """As `DalleLayer.forward`, from `hidden` to `hidden`."""
-        hidden, (here, there), attention, mlp = (
-            self._hidden, self._narrow, layer.attention, layer.mlp,
+        hidden, projected, wide, (here, there) = (
+            self._hidden, self._projected, self._wide, self._narrow,
         )  # fmt: skip
-        yield layer.input_layernorm.into(here, hidden)
-        yield attention.query_key_value.into(self._projected, here, room)
-        yield cache.into(here, self._projected)
-        yield attention.dense.into(there, here, room)
-        yield layer.before_first_addition_layernorm.into(hidden, there, hidden)
-        yield layer.post_attention_layernorm.into(here, hidden)
-        yield mlp.dense_h_to_4h.into(self._wide, here, room, gelu=True)
-        yield mlp.dense_4h_to_h.into(there, self._wide, room)
-        yield layer.before_second_addition_layernorm.into(hidden, there, hidden)
+        attention, mlp = layer.attention, layer.mlp
+        yield _norm(layer.input_layernorm).into(here, hidden)
+        yield _linear(attention.query_key_value).into(projected, here, room)
+        yield cache.into(here, projected)
+        yield _linear(attention.dense).into(there, here, room)
+        yield _norm(layer.before_first_addition_layernorm).into(hidden, there, hidden)
+        yield _norm(layer.post_attention_layernorm).into(here, hidden)
+        yield _linear(mlp.dense_h_to_4h).into(wide, here, room, gelu=True)
+        yield _linear(mlp.dense_4h_to_h).into(there, wide, room)
+        yield _norm(layer.before_second_addition_layernorm).into(hidden, there, hidden)
 
 
-def can_compile(
-    transformer: DalleTransformer, caches: Sequence[LayerCache | CompiledLayerCache]
-) -> bool:
-    """Whether all parts of all layers are compiled."""
-    return all(isinstance(cache, CompiledLayerCache) for cache in caches) and all(
-        isinstance(part, CompiledLayerNorm | AnyTiledLinear)
-        for part in transformer.modules()
-        if not list(part.children())
-    )
+def _norm(part: nn.Module) -> CompiledLayerNorm:
+    assert isinstance(part, CompiledLayerNorm)
+    return part
+
+
+def _linear(part: nn.Module) -> AnyTiledLinear:
+    assert isinstance(part, AnyTiledLinear)
+    return part
+
+
+def are_compiled(
+    caches: Sequence[LayerCache | CompiledLayerCache],
+) -> TypeGuard[Sequence[CompiledLayerCache]]:
+    """Whether all layers attend by what is compiled."""
+    return all(isinstance(cache, CompiledLayerCache) for cache in caches)
+
+
+def can_compile(transformer: DalleTransformer) -> bool:
+    """Whether all other parts of all layers are compiled."""
+    parts = [part for part in transformer.modules() if not list(part.children())]
+    return all(isinstance(part, CompiledLayerNorm | AnyTiledLinear) for part in parts)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rudalle_lib.models.cell_attention import CompiledLayerCache, ImageGroups, can_attend
 from rudalle_lib.models.cell_slots import plan_slots
-from rudalle_lib.models.compiled_step import CompiledStep, can_compile
+from rudalle_lib.models.compiled_step import CompiledStep, are_compiled, can_compile
 from rudalle_lib.models.dalle import Attend, Dalle, merge_heads, split_heads
 from rudalle_lib.models.layer_cache import LayerCache
 from rudalle_lib.models.packed_linear import packed_linear
@@ -90,9 +90,9 @@ class CachedDecoder:
     def _compiled_step(self) -> CompiledStep | None:
         """All layers in one, where they allow it."""
         transformer, caches = self.model.transformer, self._layers
-        if not can_compile(transformer, caches):
-            return None
-        return CompiledStep(transformer, caches, len(self.prompt_of))
+        if can_compile(transformer) and are_compiled(caches):
+            return CompiledStep(transformer, caches, len(self.prompt_of))
+        return None
 
     def _store_text(self, index: int) -> Attend:
         kind = self._kinds[index]

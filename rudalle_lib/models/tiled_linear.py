@@ -57,7 +57,9 @@ class AnyTiledLinear(nn.Module):
         """Take weight [outputs, inputs] in its own dtype and bias [outputs] in that of inputs."""
         super().__init__()
         if not can_tile(weight):
-            raise ValueError(f"a weight {list(weight.shape)} in {weight.dtype} cannot be tiled here")
+            raise ValueError(
+                f"a weight {list(weight.shape)} in {weight.dtype} cannot be tiled here"
+            )
         self.bias = bias
         self.outputs, self.inputs = weight.shape
         together = 4 // weight.element_size()  # numbers that are summed at once

@@ -63,13 +63,13 @@ class Operation:
     """A call of a compiled function, which can be made again and again.
 
     Args:
-        function: takes a structure's address and a number of threads.
+        function: ctypes' handle of what takes a structure's address and a number of threads.
         structure: what it reads and writes.
         is_small: one thread alone is done sooner.
         tensors: those that the structure points to, to keep them.
     """
 
-    function: Callable[[Any, int], None]
+    function: Any
     structure: ctypes.Structure
     is_small: bool
     tensors: tuple[Tensor, ...]
@@ -99,32 +99,30 @@ class Program:
     """
 
     def __init__(self, operations: Sequence[Operation]) -> None:
-        self._operations = tuple(operations)
-        self._calls = (_Call * len(operations))(
-            *(
-                (
-                    ctypes.cast(operation.function, ctypes.c_void_p).value,
-                    ctypes.addressof(operation.structure),
-                    operation.is_small,
-                )
-                for operation in operations
-            )
-        )
+        self._operations = tuple(operations)  # keeps what the calls point to
+        self._calls = (_Call * len(operations))(*map(_call, operations))
 
     def run(self) -> None:
         """Run all; what structures hold by now counts."""
         _run_all()(ctypes.addressof(self._calls), len(self._calls), torch.get_num_threads())
 
 
+def _call(operation: Operation) -> _Call:
+    address = ctypes.cast(operation.function, ctypes.c_void_p).value
+    return _Call(address, ctypes.addressof(operation.structure), operation.is_small)
+
+
 @cache
 def _run_all() -> Callable[[int, int, int], None]:
-    found = getattr(_library(), "run_all")
+    library = _library()
+    assert library is not None
+    found = library.run_all
     found.argtypes, found.restype = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_int), None
     return found
 
 
 @cache
-def _function(name: str, dtype: torch.dtype) -> Callable[[Any, int], None]:
+def _function(name: str, dtype: torch.dtype) -> Any:
     found = getattr(_library(), f"{name}_{str(dtype).removeprefix('torch.')}")
     found.argtypes, found.restype = (ctypes.c_void_p, ctypes.c_int), None
     return found

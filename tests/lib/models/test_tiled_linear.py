@@ -1,4 +1,4 @@
-"""Products of 8-bit integers by AMX's tiles are those of `DynamicInt8Linear`."""
+"""Products by AMX's tiles are those of plain layers and of `DynamicInt8Linear`."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from rudalle_lib.models.dynamic_int8_linear import (
     DynamicInt8Linear,
     with_dynamic_int8_linears,
 )
-from rudalle_lib.models.tiled_linear import TiledInt8Linear, can_tile
+from rudalle_lib.models.tiled_linear import TiledInt8Linear, TiledLinear, can_tile
 from tests.lib.models.test_dynamic_int8_linear import stored_layer
 
 pytestmark = pytest.mark.skipif(
@@ -77,6 +77,48 @@ def test_a_row_of_zeros_gives_the_bias_and_what_is_not_finite_stays_so() -> None
         x[0, 3] = number
         found = layer(x)
         assert not found[0].isfinite().any() and found[1].isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 32, 33, 100, 300])
+@pytest.mark.parametrize("inputs", [32, 96, 2048, 2176, 6240])  # in one block of inputs and in more
+def test_products_in_bfloat16_are_exact_but_for_rounding(inputs: int, rows: int) -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(inputs, 96).bfloat16(), torch.randn(rows, inputs).bfloat16()
+    exact = x.double() @ linear.weight.double().T
+    off = (exact + linear.bias.double()).abs() * 2.0**-8 + 1e-5
+    layer = TiledLinear(linear.weight, linear.bias.detach())
+    assert ((layer(x) - exact - linear.bias.double()).abs() <= off).all()
+    assert (
+        (TiledLinear(linear.weight, None)(x) - exact).abs() <= exact.abs() * 2.0**-8 + 1e-5
+    ).all()
+    wide = functional.gelu(exact + linear.bias.double(), approximate="tanh")
+    assert ((layer.forward_gelu(x) - wide).abs() <= wide.abs() * 2.0**-8 + 1e-5).all()
+
+
+def test_a_row_in_bfloat16_does_not_depend_on_the_others_in_a_single_bit() -> None:
+    torch.manual_seed(0)
+    linear, x = nn.Linear(4096, 64).bfloat16(), torch.randn(2, 150, 4096).bfloat16()
+    layer = TiledLinear(linear.weight, linear.bias.detach())
+    together = layer(x).flatten(0, 1)
+    for size in (1, 3, 17, 64):
+        assert torch.equal(
+            torch.cat([layer(part) for part in x.flatten(0, 1).split(size)]), together
+        )
+    x[0, 3, 5] = torch.nan
+    found = layer(x).flatten(0, 1)
+    assert found[3].isnan().all() and torch.equal(found[4:], together[4:])
+
+
+def test_weights_that_cannot_be_tiled_are_refused() -> None:
+    for weight in (
+        torch.zeros(48, 64),
+        torch.zeros(48, 64).bfloat16(),
+        torch.zeros(32, 48).bfloat16(),
+    ):
+        with pytest.raises(
+            ValueError, match=r"a weight \[\d+, \d+\] in torch.\w+ cannot be tiled here"
+        ):
+            TiledLinear(weight, None)
 
 
 def test_layers_are_tiled_where_they_fit() -> None:
