@@ -43,7 +43,7 @@ def can_compute(tensor: Tensor) -> bool:
 
 @cache
 def can_multiply_tiles() -> bool:
-    """Whether the processor has AMX's products of 8-bit integers and this process may use them."""
+    """Whether the processor has AMX's products and this process may use them."""
     library = _library()
     return library is not None and bool(library.can_multiply_tiles())
 
