@@ -98,9 +98,8 @@ template <class Element> INLINE void quantise_row(const Product& product, int64_
 }
 
 INLINE Floats gelu(Floats x) {
-  const Floats twice = 1.5957691216f * (x + 0.044715f * x * x * x);
-  const Floats power = exponential(twice < 0.0f ? twice : -twice), one = Floats{} + 1.0f;
-  return x * (twice < 0.0f ? power : one) / (one + power);
+  const Floats twice = -1.5957691216f * (x + 0.044715f * x * x * x);
+  return x / (1.0f + exponential(twice > 87.0f ? Floats{} + 87.0f : twice));
 }
 
 INLINE Floats scaled_back(const Product&, const float* sums, int64_t, int64_t) {

@@ -142,7 +142,7 @@ template <class N> INLINE N largest(Vector<N> vector) {
 constexpr float ROUND = 12582912.0f;
 INLINE Ints wholes(Floats shifted) { return (Ints)shifted - (Ints)(Floats{} + ROUND); }
 
-// e^x for x <= 0, to 1e-7 of it: 2^n times a polynomial of the rest, after Cephes' expf.
+// e^x for x <= 87, to 1e-7 of it: 2^n times a polynomial of the rest, after Cephes' expf.
 INLINE Floats exponential(Floats x) {
   x = x < -87.0f ? Floats{} - 87.0f : x;
   const Floats shifted = x * 1.44269504f + ROUND;
