@@ -316,7 +316,7 @@ def draw_growth(rows: Sequence[Figures]) -> None:
     axes.loglog(list(image), list(image.values()), "o-", color="#151515")
     axes.set(xlabel="images at once", ylabel="seconds an image",
              title="Malevich in bfloat16 on two cores")  # fmt: skip
-    seconds = [5, 10, 20, 50, 100]
+    seconds = [2, 5, 10, 20, 50, 100]
     axes.set_xticks(list(image), [str(batch) for batch in image])
     axes.set_yticks(seconds, [str(value) for value in seconds])
     axes.minorticks_off()
