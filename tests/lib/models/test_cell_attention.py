@@ -20,10 +20,23 @@ CPU = torch.device("cpu")
 PROMPT_OF = torch.tensor([2, 0, 2, 1, 2, 2, 2, 0, 2, 2, 2, 2, 0, 2, 0, 2, 0])
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 0.02}
 
+WAYS = [
+    (torch.float64, False),
+    (torch.float32, False),
+    (torch.bfloat16, False),
+    (torch.bfloat16, True),
+]
+
 needs_compiler = pytest.mark.skipif(
     not native.is_compiled() and shutil.which("c++") is None, reason="there is no C++ compiler"
 )
 pytestmark = needs_compiler
+
+
+def use_tiles(wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if wanted and not native.can_multiply_tiles():
+        pytest.skip("this processor has no AMX")
+    monkeypatch.setattr(native, "can_multiply_tiles", lambda: wanted)
 
 
 def texts(heads: int, length: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -32,13 +45,19 @@ def texts(heads: int, length: int, width: int, dtype: torch.dtype) -> tuple[Tens
 
 
 @pytest.mark.parametrize("width", [32, 96, 160])
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("dtype", "tiles"), WAYS)
 @pytest.mark.parametrize("wrap", [False, True])
 @pytest.mark.parametrize("kind", LayerKind)
 @torch.inference_mode()
 def test_it_gives_what_torch_gives(
-    kind: LayerKind, wrap: bool, dtype: torch.dtype, width: int
+    kind: LayerKind,
+    wrap: bool,
+    dtype: torch.dtype,
+    tiles: bool,
+    width: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    use_tiles(tiles, monkeypatch)
     torch.manual_seed(0)
     plan = plan_slots(kind, TokenGrid(64, 7, 6, wrap), CPU)
     key, value = texts(2, 64, width, dtype)
@@ -74,9 +93,12 @@ def test_a_decoder_with_it_gives_the_logits_of_the_masked_forward(
     torch.testing.assert_close(torch.stack(found, dim=1), expected, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("dtype", "tiles"), WAYS)
 @torch.inference_mode()
-def test_an_image_does_not_depend_on_its_company_in_a_single_bit(dtype: torch.dtype) -> None:
+def test_an_image_does_not_depend_on_its_company_in_a_single_bit(
+    dtype: torch.dtype, tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_tiles(tiles, monkeypatch)
     torch.manual_seed(0)
     plan = plan_slots(LayerKind.CONVOLUTION, TokenGrid(32, 4, 4), CPU)
     key, value = texts(3, 32, 64, dtype)
