@@ -12,6 +12,8 @@ import copy
 import json
 import statistics
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +29,7 @@ from rudalle_lib.images import from_pil, to_uint8
 from rudalle_lib.models.compiled_layer_norm import with_compiled_norms
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.models.dynamic_int8_linear import DynamicInt8Linear, with_dynamic_int8_linears
-from rudalle_lib.models.int8_linear import Int8Linear, with_int8_linears
+from rudalle_lib.models.int8_linear import Int8Linear, quantise, with_int8_linears
 from rudalle_lib.models.kv_cache import CachedDecoder
 from rudalle_lib.models.packed_linear import PackedLinear, with_packed_linears
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
@@ -167,6 +169,39 @@ def decoder(options: argparse.Namespace) -> None:
 
 
 @torch.inference_mode()
+def linears(options: argparse.Namespace) -> None:
+    """The linear layers alone, by oneDNN and by tiles, in bfloat16 and 8 bits, in turns."""
+    shapes = [(6144, 2048), (2048, 2048), (8192, 2048), (2048, 8192)] * options.layers
+    kinds: dict[str, Callable[[nn.Linear], nn.Module]] = {
+        "onednn": lambda layer: PackedLinear(layer.weight, layer.bias.detach()),
+        "tiles": lambda layer: TiledLinear(layer.weight, layer.bias.detach()),
+        "onednn_int8": lambda layer: DynamicInt8Linear(in_8_bits(layer)),
+        "tiles_int8": lambda layer: TiledInt8Linear(in_8_bits(layer)),
+    }
+    plain = [nn.Linear(inputs, outputs).bfloat16() for outputs, inputs in shapes]
+    made = {name: [make(layer) for layer in plain] for name, make in kinds.items()}
+    inputs = {width: torch.randn(options.batch, width).bfloat16() for _, width in shapes}
+
+    def multiply(name: str) -> None:
+        for layer, (_, width) in zip(made[name], shapes, strict=True):
+            layer(inputs[width])
+
+    turns = [
+        {name: seconds_of(partial(multiply, name)) for name in kinds}
+        for _ in range(options.repeats + 1)
+    ][1:]
+    tell(**{name: statistics.median(turn[name] for turn in turns) for name in kinds})
+
+
+def in_8_bits(layer: nn.Linear) -> Int8Linear:
+    """The same with an 8-bit weight."""
+    stored = Int8Linear(layer.in_features, layer.out_features)
+    stored.weight, stored.scale = quantise(layer.weight.detach())
+    stored.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+    return stored
+
+
+@torch.inference_mode()
 def growth(options: argparse.Namespace) -> None:
     """Seconds of a step, in the middle of an image, for growing batches and shares of a text."""
     model = malevich(options.layers, DTYPES[options.dtype])
@@ -297,12 +332,11 @@ def memory(options: argparse.Namespace) -> None:
 
 def main() -> None:
     """Measure one thing."""
-    things = {
-        thing.__name__: thing
-        for thing in (
-            decoder, growth, agreement, vqgan, super_resolution, ruclip, write_checkpoint, memory
-        )
-    }  # fmt: skip
+    every = (
+        decoder, linears, growth, agreement, vqgan, super_resolution, ruclip, write_checkpoint,
+        memory,
+    )  # fmt: skip
+    things = {thing.__name__: thing for thing in every}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=things)
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
