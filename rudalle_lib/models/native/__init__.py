@@ -5,6 +5,7 @@ but addresses, and computes with the threads of torch's OpenMP, which is the one
 """
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,14 +26,20 @@ GRAIN = 32_768
 """Numbers that one thread alone is done with sooner than with others; torch's own measure."""
 
 
+SWITCH = "RUDALLE_NATIVE"
+"""A variable of the environment: 0 leaves everything to torch."""
+
+
 @cache
 def _library() -> ctypes.CDLL | None:
+    if os.environ.get(SWITCH) == "0":
+        return None
     paths = [Path(__file__).with_name(f"_kernels{suffix}") for suffix in EXTENSION_SUFFIXES]
     return next((ctypes.CDLL(str(path)) for path in paths if path.exists()), None)
 
 
 def is_compiled() -> bool:
-    """Whether there was a compiler when this package was installed."""
+    """Whether there was a compiler when this package was installed, and it is not switched off."""
     return _library() is not None
 
 

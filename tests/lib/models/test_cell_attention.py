@@ -1,6 +1,9 @@
 """Compiled attention of a step gives what torch's gives, for every kind of layer and grouping."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -151,6 +154,17 @@ def test_without_a_compiler_layers_are_torchs(monkeypatch: pytest.MonkeyPatch) -
     decoder = CachedDecoder(model, torch.ones(1, 32, dtype=torch.int64), torch.zeros(2).long())
     decoder.prefill()
     assert all(isinstance(layer, LayerCache) for layer in decoder._layers)
+
+
+@pytest.mark.parametrize(("value", "compiled"), [("0", False), ("1", True), ("", True)])
+def test_a_variable_of_the_environment_leaves_everything_to_torch(
+    value: str, compiled: bool
+) -> None:
+    told = subprocess.run(
+        [sys.executable, "-c", "from rudalle_lib.models import native as n; print(n.is_compiled())"],
+        env={**os.environ, native.SWITCH: value}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.strip() == str(compiled)
 
 
 @pytest.mark.parametrize(
