@@ -90,17 +90,8 @@ def in_blocks(matrix: Tensor) -> Tensor:
     multiplied with do there.
     """
     if matrix.dtype is torch.bfloat16:
-        matrix = halves_apart(matrix.transpose(-2, -1)).transpose(-2, -1)
+        matrix = halves_apart(matrix.mT).mT
     return rearrange(matrix, "... r (block c) -> ... block r c", c=BLOCK).contiguous()
-
-
-def in_tiles(matrix: Tensor) -> Tensor:
-    """bfloat16 [..., rows, columns] in tiles of 32 rows and 16 columns, pairs of rows together."""
-    return rearrange(
-        matrix,
-        "... (step row two) (tile column) -> ... tile step row column two",
-        row=16, two=2, column=16,
-    ).contiguous()  # fmt: skip
 
 
 class CompiledLayerCache:
@@ -121,8 +112,8 @@ class CompiledLayerCache:
         self.groups = groups
         if text_key.dtype is torch.bfloat16 and native.can_multiply_tiles():
             self._function = "attend_from_cell_by_tiles"
-            self.text_key = in_tiles(text_key.transpose(2, 3))
-            self.text_value = in_tiles(halves_apart(text_value))
+            self.text_key = native.in_tiles(text_key).contiguous()
+            self.text_value = native.in_tiles(halves_apart(text_value).mT).contiguous()
         else:
             self._function = "attend_from_cell"
             self.text_key = in_blocks(text_key.transpose(2, 3))

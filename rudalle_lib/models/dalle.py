@@ -29,7 +29,7 @@ from torch.nn import functional
 from rudalle_lib.models.compiled_layer_norm import CompiledLayerNorm
 from rudalle_lib.models.packed_linear import PackedLinear
 from rudalle_lib.models.sparse_attention import SparseAttention, TokenGrid, layer_kind
-from rudalle_lib.models.tiled_linear import TiledInt8Linear, TiledLinear
+from rudalle_lib.models.tiled_linear import AnyTiledLinear
 
 BOS = 2  # put before the text by v2
 IMAGE_LOSS_WEIGHT = 7
@@ -138,7 +138,7 @@ class FeedForward(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map each position. hidden [..., C] -> [..., C]."""
-        if isinstance(self.dense_h_to_4h, PackedLinear | TiledLinear | TiledInt8Linear):
+        if isinstance(self.dense_h_to_4h, PackedLinear | AnyTiledLinear):
             wide = self.dense_h_to_4h.forward_gelu(hidden)
         else:
             wide = functional.gelu(self.dense_h_to_4h(hidden), approximate="tanh")

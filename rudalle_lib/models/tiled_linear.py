@@ -18,9 +18,7 @@ from rudalle_lib.models import native
 from rudalle_lib.models.int8_linear import Int8Linear
 
 # As in native/tile_product.cpp.
-TILE_ROWS = 16
 TILE_BYTES = 64
-PANEL = 16
 PANELS = 2
 ROWS = 32
 
@@ -62,14 +60,11 @@ class AnyTiledLinear(nn.Module):
             )
         self.bias = bias
         self.outputs, self.inputs = weight.shape
-        together = 4 // weight.element_size()  # numbers that are summed at once
-        tiles = self.inputs // (TILE_ROWS * together)  # of a row
-        self._blocks = next(n for n in range(-(-tiles // DEEPEST), tiles + 1) if tiles % n == 0)
-        self._weight = rearrange(
-            weight,
-            "(panel column) (block depth row together) -> block panel depth row column together",
-            column=PANEL, block=self._blocks, row=TILE_ROWS, together=together,
-        ).contiguous()  # fmt: skip
+        tiles = native.in_tiles(weight)
+        steps = tiles.shape[1]
+        self._blocks = next(n for n in range(-(-steps // DEEPEST), steps + 1) if steps % n == 0)
+        blocks = "panel (block depth) ... -> block panel depth ..."
+        self._weight = rearrange(tiles, blocks, block=self._blocks).contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs], in the dtype of x, that of the bias."""
@@ -94,7 +89,7 @@ class AnyTiledLinear(nn.Module):
         rows = x.numel() // self.inputs
         padded = -(-rows // ROWS) * ROWS
         tiles = room.take(padded * self.inputs, self._weight.dtype)
-        sums = room.take(padded * (self.outputs if self._blocks > 1 else 1), torch.float32)
+        sums = room.take(padded * self.outputs * (self._blocks > 1), torch.float32)
         product = _Product(
             rows=rows,
             inputs=self.inputs,
@@ -152,5 +147,5 @@ def can_tile(weight: Tensor) -> bool:
         and weight.device.type == "cpu"
         and weight.dtype in (torch.bfloat16, torch.int8)
         and inputs * weight.element_size() % TILE_BYTES == 0
-        and outputs % (PANELS * PANEL) == 0
+        and outputs % (PANELS * native.TILE_COLUMNS) == 0
     )

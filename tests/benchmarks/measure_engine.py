@@ -29,12 +29,12 @@ from rudalle_lib.images import from_pil, to_uint8
 from rudalle_lib.models.compiled_layer_norm import with_compiled_norms
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.models.dynamic_int8_linear import DynamicInt8Linear, with_dynamic_int8_linears
-from rudalle_lib.models.int8_linear import Int8Linear, quantise, with_int8_linears
+from rudalle_lib.models.int8_linear import Int8Linear, with_int8_linears
 from rudalle_lib.models.kv_cache import CachedDecoder
 from rudalle_lib.models.packed_linear import PackedLinear, with_packed_linears
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
 from rudalle_lib.models.ruclip import RuClip, RuClipConfig, pack
-from rudalle_lib.models.tiled_linear import TiledInt8Linear, TiledLinear
+from rudalle_lib.models.tiled_linear import AnyTiledLinear, TiledInt8Linear, TiledLinear
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 from rudalle_lib.sampling import SamplingSettings, TokenSampler
 from rudalle_lib.scoring import Scorer
@@ -50,6 +50,7 @@ from tests.benchmarks.timing import (
     tell,
     values,
 )
+from tests.linear_layers import in_8_bits
 
 CPU = torch.device("cpu")
 
@@ -116,12 +117,7 @@ def products(model: Dalle, batch: int) -> list[tuple[nn.Module, Tensor]]:
         for part in model.transformer.modules()
         if isinstance(
             part,
-            nn.Linear
-            | PackedLinear
-            | TiledLinear
-            | Int8Linear
-            | DynamicInt8Linear
-            | TiledInt8Linear,
+            nn.Linear | PackedLinear | Int8Linear | DynamicInt8Linear | AnyTiledLinear,
         )
     ]
     head = CachedDecoder(
@@ -191,14 +187,6 @@ def linears(options: argparse.Namespace) -> None:
         for _ in range(options.repeats + 1)
     ][1:]
     tell(**{name: statistics.median(turn[name] for turn in turns) for name in kinds})
-
-
-def in_8_bits(layer: nn.Linear) -> Int8Linear:
-    """The same with an 8-bit weight."""
-    stored = Int8Linear(layer.in_features, layer.out_features)
-    stored.weight, stored.scale = quantise(layer.weight.detach())
-    stored.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
-    return stored
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 BLOCK = 32
@@ -21,6 +22,9 @@ BLOCK = 32
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 """What functions are compiled for."""
+
+TILE_ROWS = TILE_COLUMNS = 16
+"""Of a tile; a row has 64 bytes."""
 
 GRAIN = 32_768
 """Numbers that one thread alone is done with sooner than with others; torch's own measure."""
@@ -53,6 +57,17 @@ def can_multiply_tiles() -> bool:
     """Whether the processor has AMX's products and this process may use them."""
     library = _library()
     return library is not None and bool(library.can_multiply_tiles())
+
+
+def in_tiles(matrix: Tensor) -> Tensor:
+    """[..., columns, rows] of bfloat16 or int8 laid out as AMX's tiles multiply with it.
+
+    Returns:
+        [..., columns / TILE_COLUMNS, S, TILE_ROWS, TILE_COLUMNS, numbers that are summed at once].
+    """
+    together = 4 // matrix.element_size()
+    tiles = "... (tile column) (step row together) -> ... tile step row column together"
+    return rearrange(matrix, tiles, column=TILE_COLUMNS, row=TILE_ROWS, together=together)
 
 
 def numbers(*names: str) -> tuple[tuple[str, type], ...]:

@@ -144,8 +144,8 @@ const TileConfig FULL_TILES;
 // blocks before. Weights that are new are fetched: a line at a time, between products, because what
 // the first cache waits for at once is little.
 template <class Number, int TILES>
-INLINE void multiply_tiles(const char* rows, const char* panel, int64_t depth,
-                                     bool is_first, bool is_new, Sum<Number>* sums) {
+INLINE void multiply_tiles(const char* rows, const char* panel, int64_t depth, bool is_first,
+                           bool is_new, Sum<Number>* sums) {
   constexpr int SIZE = TILE / sizeof(Sum<Number>);
   constexpr int HALF = TILE / 2;
   if (is_first) {
@@ -184,8 +184,8 @@ INLINE void multiply_tiles(const char* rows, const char* panel, int64_t depth,
 
 // Some rows with two panels of weights over a block; after the last block their outputs.
 template <class Number, class Element>
-INLINE void multiply_panels(const Product& product, int64_t block, int64_t panel,
-                                      int64_t first, int64_t end) {
+INLINE void multiply_panels(const Product& product, int64_t block, int64_t panel, int64_t first,
+                            int64_t end) {
   constexpr int64_t SUMS = ROWS * PANELS * PANEL;
   const int64_t of_block = block * (product.outputs / PANEL);
   const char* weight = product.weight + (of_block + panel) * product.depth * TILE;
@@ -239,7 +239,8 @@ int can_multiply_tiles() {
 #if HAS_TILES
   constexpr int ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18;
   return __builtin_cpu_supports("amx-int8") && __builtin_cpu_supports("amx-bf16") &&
-         __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0;
 #else
   return 0;

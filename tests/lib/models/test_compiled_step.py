@@ -9,23 +9,16 @@ from rudalle_lib.models.compiled_layer_norm import with_compiled_norms
 from rudalle_lib.models.compiled_step import CompiledStep
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.models.dynamic_int8_linear import with_dynamic_int8_linears
-from rudalle_lib.models.int8_linear import Int8Linear, quantise
 from rudalle_lib.models.kv_cache import CachedDecoder
 from rudalle_lib.models.packed_linear import with_packed_linears
 from rudalle_lib.models.replacing import replace_layers
+from tests.linear_layers import in_8_bits
 
 pytestmark = pytest.mark.skipif(
     not native.can_multiply_tiles(), reason="this processor has no AMX, or there is no compiler"
 )
 
 PROMPT_OF = torch.tensor([1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 1])
-
-
-def in_8_bits(layer: nn.Linear) -> Int8Linear:
-    stored = Int8Linear(layer.in_features, layer.out_features)
-    stored.weight, stored.scale = quantise(layer.weight.detach())
-    stored.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
-    return stored
 
 
 def decoder(dtype: torch.dtype, version: str = "v3", sandwich: bool = True) -> Dalle:

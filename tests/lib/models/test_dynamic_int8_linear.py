@@ -11,6 +11,7 @@ from rudalle_lib.models.dynamic_int8_linear import (
     with_dynamic_int8_linears,
 )
 from rudalle_lib.models.int8_linear import Int8Linear, quantise
+from tests.linear_layers import assert_rows_are_alone
 
 pytestmark = pytest.mark.skipif(not can_multiply_int8(), reason="this processor has no VNNI")
 
@@ -60,10 +61,7 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
     stored.bias = nn.Parameter(stored.bias.to(dtype), requires_grad=False)
     layer, x = DynamicInt8Linear(stored), torch.randn(64, 2048).to(dtype)
     x[1] *= 1000  # would take all levels, were they shared
-    together = layer(x)
-    for size in (1, 3, 8):
-        apart = torch.cat([layer(part) for part in x.split(size)])
-        assert torch.equal(apart, together)
+    assert_rows_are_alone(layer, x, (1, 3, 8))
 
 
 def test_a_row_of_zeros_gives_the_bias() -> None:

@@ -13,6 +13,7 @@ from rudalle_lib.models.dynamic_int8_linear import (
 )
 from rudalle_lib.models.tiled_linear import TiledInt8Linear, TiledLinear, can_tile
 from tests.lib.models.test_dynamic_int8_linear import stored_layer
+from tests.linear_layers import assert_rows_are_alone
 
 pytestmark = pytest.mark.skipif(
     not native.can_multiply_tiles(), reason="this processor has no AMX, or there is no compiler"
@@ -41,10 +42,8 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     stored = stored_layer(2048, 64)
     stored.bias = nn.Parameter(stored.bias.to(dtype), requires_grad=False)
-    layer, x = TiledInt8Linear(stored), torch.randn(130, 2048).to(dtype)
-    together = layer(x)
-    for size in (1, 3, 17, 64):
-        assert torch.equal(torch.cat([layer(part) for part in x.split(size)]), together)
+    x = torch.randn(130, 2048).to(dtype)
+    assert_rows_are_alone(TiledInt8Linear(stored), x, (1, 3, 17, 64))
 
 
 def test_in_bfloat16_it_is_as_close_as_the_other_kernel() -> None:
@@ -100,10 +99,8 @@ def test_a_row_in_bfloat16_does_not_depend_on_the_others_in_a_single_bit() -> No
     linear, x = nn.Linear(4096, 64).bfloat16(), torch.randn(2, 150, 4096).bfloat16()
     layer = TiledLinear(linear.weight, linear.bias.detach())
     together = layer(x).flatten(0, 1)
-    for size in (1, 3, 17, 64):
-        assert torch.equal(
-            torch.cat([layer(part) for part in x.flatten(0, 1).split(size)]), together
-        )
+    assert torch.equal(layer(x.flatten(0, 1)), together)
+    assert_rows_are_alone(layer, x.flatten(0, 1), (1, 3, 17, 64))
     x[0, 3, 5] = torch.nan
     found = layer(x).flatten(0, 1)
     assert found[3].isnan().all() and torch.equal(found[4:], together[4:])
