@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV   ?= .venv
 CONFIG ?= configs/demo.yaml
+# The build of PyTorch: cpu, cuda, or auto, which is cuda if there is an NVIDIA driver.
+TORCH  ?= auto
 
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check
@@ -11,27 +13,29 @@ INSTALL := $(PIP) install -q -c constraints.txt
 # A stamp says that an installation is as pyproject.toml and constraints.txt ask for it.
 BASE    := $(VENV)/.installed-base
 DEV     := $(VENV)/.installed-dev
+BUILD   := $(VENV)/.installed-torch-$(TORCH)
 TRAIN   := $(VENV)/.installed-train
 BENCH   := $(VENV)/.installed-bench
+DOCS    := $(VENV)/.installed-docs
 PEERS   := .peers/.installed
 # What is compiled of the engine.
-NATIVE  := rudalle_lib/models/native
+KERNELS := rudalle_lib/kernels
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install install-dev chromium postgresql demo demo-s3 app ui screenshots test test-scale chaos lint format bench bench-quick peers train-demo clean
+.PHONY: help install install-dev chromium exiftool azurite postgresql demo demo-s3 app ui screenshots test test-scale chaos lint format bench bench-quick gpu-check cross-check peers train-demo docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(BASE) ## make .venv with what a run needs
+install: $(BASE) $(BUILD) ## make .venv with what a run needs
 install-dev: $(DEV) ## the same with what tests and linting need
 
-demo: $(BASE) ## install, draw the demo prompts, say where the pictures are
+demo: $(BASE) $(BUILD) ## install, draw the demo prompts, say where the images are
 	@$(BIN)/rudalle-flows run $(CONFIG)
 
 demo-s3: $(DEV) ## the demo again, written to a real S3 server that this starts and stops
-	@$(BIN)/python -m tests.s3_server -- sh -c '$(BIN)/rudalle-flows run $(CONFIG) --output s3://$$S3_BUCKET/demo \
+	@$(BIN)/python -m tests.support.s3_server -- sh -c '$(BIN)/rudalle-flows run $(CONFIG) --output s3://$$S3_BUCKET/demo \
 	  && $(BIN)/rudalle-flows status s3://$$S3_BUCKET/demo'
 
 app: $(BASE) ## a page to try prompts, on this machine alone
@@ -39,15 +43,15 @@ app: $(BASE) ## a page to try prompts, on this machine alone
 	@$(BIN)/rudalle-flows app $(CONFIG)
 
 ui: $(BASE) ## Prefect's pages with the demo run already in them, at http://127.0.0.1:4200
-	@$(BIN)/python -m flows.demo_server $(CONFIG)
+	@$(BIN)/python -m flows.ui.demo_server $(CONFIG)
 
-screenshots: $(DEV) chromium ## make the README's pictures of Prefect's pages and the gallery
+screenshots: $(DEV) chromium ## make the README's images of Prefect's pages and the gallery
 	@$(BIN)/python -m tests.ui.screenshots --config $(CONFIG)
 
-test: $(DEV) chromium ## the default tests, two files at once: no GPU, no published weights
+test: $(DEV) chromium exiftool azurite ## the default tests, two files at once: no GPU, no published weights
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-chaos: $(DEV) ## break runs on purpose, at length: kills, faults, hostile input (twenty minutes)
+chaos: $(DEV) ## break runs on purpose, at length: kills, pauses, power cuts, faults, hostile input (an hour)
 	@$(BIN)/python -m pytest -q -m chaos tests
 
 chromium: ## the browser that the tests of pages need, from the system's packages
@@ -59,8 +63,27 @@ chromium: ## the browser that the tests of pages need, from the system's package
 	    echo "The tests of pages need Chromium; install it, as with: sudo apt-get install chromium" >&2; exit 1; \
 	  fi
 
+exiftool: ## a reader of images' metadata that tests use, from the system's packages
+	@command -v exiftool >/dev/null \
+	  || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing exiftool ..." && apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	      apt-get install -y -qq --no-install-recommends libimage-exiftool-perl >/dev/null; \
+	  else \
+	    echo "Without exiftool its test is skipped; install it, as with: sudo apt-get install libimage-exiftool-perl" >&2; \
+	  fi
+
+azurite: ## an emulator of Azure's storage that tests use, from npm
+	@command -v azurite-blob >/dev/null || [ -e .azurite/node_modules/.bin/azurite-blob ] \
+	  || if command -v npm >/dev/null; then \
+	    echo "Installing azurite ..." && npm install --silent --no-fund --no-audit \
+	        --fetch-retries 1 --fetch-retry-maxtimeout 5000 --fetch-timeout 30000 --prefix .azurite azurite@3 >/dev/null \
+	      || echo "azurite could not be installed, so the tests of Azure are skipped." >&2; \
+	  else \
+	    echo "Without npm the tests of Azure are skipped." >&2; \
+	  fi
+
 test-scale: $(DEV) postgresql ## the slow tests of scale: Ray, a cluster that loses a node, Prefect on PostgreSQL
-	@$(BIN)/python -m pytest -q -m slow tests/flows/test_ray.py tests/flows/test_ray_cluster.py tests/flows/test_postgresql.py
+	@$(BIN)/python -m pytest -q -m slow tests/tasks/runtime/test_ray_worker.py tests/tasks/runtime/test_worker_contract.py tests/flows/test_ray.py tests/flows/test_ray_cluster.py tests/flows/test_postgresql.py
 
 postgresql: ## the database server that test-scale starts, from the system's packages
 	@command -v pg_ctl >/dev/null || ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1 \
@@ -82,37 +105,56 @@ format: $(DEV) ## let ruff repair what it can
 
 bench: $(BENCH) $(PEERS) ## measure this machine, alone: the engine against its peers, planning, running, the demo models
 	@$(BIN)/python -m tests.benchmarks.engine
+	@$(BIN)/python -m tests.benchmarks.processors
 	@$(BIN)/python -m tests.benchmarks.planning
 	@$(BIN)/python -m tests.benchmarks.demo_stack
+	@$(BIN)/python -m tests.benchmarks.adaptive
 	@$(BIN)/python -m tests.benchmarks.running
 	@$(BIN)/python -m tests.benchmarks.writing
+	@$(BIN)/python -m tests.benchmarks.duplicates
 
 bench-quick: $(DEV) $(PEERS) ## the engine against its peers in 3 minutes: a third of the layers
 	@$(BIN)/python -m tests.benchmarks.engine --quick
+
+gpu-check: $(DEV) ## check an NVIDIA GPU in 8 minutes: right, reproducible, and how fast; writes a report
+	@$(BIN)/python -m tests.gpu_check
+
+cross-check: ## compile the kernels with GCC and Clang, for x86-64 and aarch64, and say what could not be
+	@$(PYTHON) -m tests.support.cross_check
 
 peers: $(PEERS) ## make .peers with what the engine is measured against
 
 train-demo: $(TRAIN) ## train the demo models again, from nothing (hours)
 	@$(BIN)/python -m rudalle_lib.training.all
 
-clean: ## remove the environment and the caches, keep all pictures
-	rm -rf $(VENV) $(NATIVE)/*.so .peers build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+docs: $(DOCS) ## write docs/configuration.md from the code, and build the documentation into site/
+	@$(BIN)/python -m rudalle_lib.config.reference > docs/configuration.md.partial
+	@mv docs/configuration.md.partial docs/configuration.md
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation is in site/index.html."
+
+clean: ## remove the environment and the caches, keep all images
+	rm -rf $(VENV) $(KERNELS)/*.so .peers .azurite build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; \
 	  sys.exit("Python 3.11 or newer is needed, %s is %d.%d. Try: make PYTHON=python3.11" % (sys.executable, v[0], v[1]) if v < (3, 11) else 0)'
 	@$(PYTHON) -m venv $(VENV)
 
+$(BUILD): constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV) (once, a few minutes) ..."
+	@$(BIN)/python tools/install_torch.py $(TORCH)
+	@touch $@
+
 # youtokentome's metadata forgets that its build needs Cython, so it is built here, with ours.
 # Without a compiler the same bpe.model is read by Hugging Face tokenizers.
-$(BASE): pyproject.toml constraints.txt $(wildcard $(NATIVE)/*.cpp $(NATIVE)/*.h) | $(BIN)/python
-	@echo "Installing into $(VENV) (once, a few minutes) ..."
+$(BASE): pyproject.toml constraints.txt $(wildcard $(KERNELS)/csrc/*.cpp $(KERNELS)/csrc/*.h) | $(BIN)/python $(BUILD)
 	@$(INSTALL) setuptools wheel Cython
 	@$(INSTALL) --no-build-isolation youtokentome 2>$(VENV)/youtokentome.log \
 	  || echo "youtokentome did not build (see $(VENV)/youtokentome.log): Hugging Face tokenizers will do its work."
 	@$(INSTALL) --no-build-isolation -e .
-	@ls $(NATIVE)/_kernels*.so >/dev/null 2>&1 \
-	  || echo "No C++ compiler: torch will do what is compiled elsewhere, and take longer to draw."
+	@ls $(KERNELS)/_kernels*.so >/dev/null 2>&1 \
+	  || echo "Nothing was compiled, so torch draws, which takes longer: a C++ compiler is missing, or GCC is older than 11. 'make cross-check' says what fails."
 	@touch $@
 
 $(DEV): $(BASE)
@@ -121,6 +163,10 @@ $(DEV): $(BASE)
 
 $(TRAIN): $(BASE)
 	@$(INSTALL) --no-build-isolation -e '.[train]'
+	@touch $@
+
+$(DOCS): $(BASE)
+	@$(INSTALL) --no-build-isolation -e '.[docs]'
 	@touch $@
 
 $(BENCH): $(DEV)
@@ -132,6 +178,7 @@ $(BENCH): $(DEV)
 $(PEERS): tests/benchmarks/peers.txt constraints.txt | $(BIN)/python
 	@echo "Installing the peers into .peers (once, a few minutes) ..."
 	@$(PYTHON) -m venv .peers
+	@.peers/bin/python tools/install_torch.py $(TORCH)
 	@.peers/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt setuptools wheel Cython
 	@.peers/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt --no-build-isolation youtokentome
 	@.peers/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -r tests/benchmarks/peers.txt

@@ -1,8 +1,10 @@
-"""Every model by name: where its weights lie and how its network is built.
+"""All models by name: where their weights are, and the sizes of their networks.
 
-The only file that names weight repositories. To add a model, add an entry; a network that exists
-needs nothing else.
+This is the only file that names weight repositories. To add a model with an existing network, add
+an entry here.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,21 +12,30 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from rudalle_lib.config_errors import did_you_mean
 from rudalle_lib.errors import ConfigError
+from rudalle_lib.humanize import did_you_mean
 
-Kind = Literal["decoder", "vqgan", "scorer", "upscaler", "segmenter", "translator"]
+Kind = Literal["decoder", "vqgan", "scorer", "upscaler", "segmenter", "translator", "open_clip"]
 
 UTILS = "shonenkov/rudalle-utils"
-"""The repository with the VQ-GANs and the tokenizer of every published decoder."""
+"""The repository with the VQ-GANs and the tokenizer of all published decoders."""
 
 RUGPT3 = "sberbank-ai/rugpt3small_based_on_gpt2"
-"""The repository with the sizes and the tokenizer of ruCLIP Small's text tower."""
+"""The repository with the configuration and tokenizer of ruCLIP Small's text tower."""
+
+OPEN_CLIP = re.compile(r"open_clip:([\w.-]+/[\w.-]+)")
+"""Names of networks of the package open_clip, with their repository."""
 
 MARIAN_PAIR = re.compile(r"opus-mt-([A-Za-z]{2,3})-([A-Za-z]{2,3})")
-"""Names of translators, by the codes of two languages."""
+"""Names of Marian translators, with the codes of their two languages."""
 
 CODE_ONLY = "not stated on the model page (code: Apache-2.0)"
+"""Licence of weights for which only the licence of the code is known."""
+
+
+def is_stated(licence: str) -> bool:
+    """Whether the licence of some weights is known, and not only that of the code."""
+    return not licence.startswith("not stated")
 
 
 def _frozen(**items: Any) -> Mapping[str, Any]:
@@ -36,20 +47,20 @@ class ModelEntry:
     """One model.
 
     Attributes:
-        name: what a configuration calls it.
-        kind: what it does.
-        about: one line for people.
+        name: name in configurations.
+        kind: which network it is.
+        about: description of one line.
         repository: Hugging Face repository `owner/name`; None for a packaged model.
-        revision: branch, tag or commit of that repository.
+        revision: branch, tag or commit of the repository.
         files: file name by role ("weights", "config", "tokenizer", ...).
         elsewhere: repository by role, for files that are not in `repository`.
-        architecture: arguments of the network's configuration; a file with the role "config"
-            goes before them.
-        licence: of the weights.
-        sha256: hex digest by role, where it is known; files are verified against it.
+        architecture: arguments of the network's configuration; values in a file with the role
+            "config" override them.
+        licence: licence of the weights.
+        sha256: hex digest by role, for files whose digest is known; they are verified.
         packaged: folder in `rudalle_lib/demo/weights`, or None.
-        languages: codes of the language that a translator reads and of the one it writes; empty
-            for all others.
+        languages: codes of the languages that a translator reads and writes; empty for other
+            kinds.
     """
 
     name: str
@@ -66,15 +77,19 @@ class ModelEntry:
     languages: tuple[str, str] = ("", "")
 
     def repository_of(self, role: str) -> str | None:
-        """The repository that holds the file of a role."""
+        """The repository that contains the file of a role; None for packaged models."""
         return self.elsewhere.get(role, self.repository)
 
 
 def get(name: str, kind: Kind | None = None) -> ModelEntry:
-    """Look a model up; of translators, any pair of languages by its name, such as opus-mt-uk-ru.
+    """Find a model by name.
+
+    Args:
+        name: a name from `names`, or any OPUS-MT pair of languages, such as opus-mt-uk-ru.
+        kind: the required kind; None accepts all.
 
     Raises:
-        ConfigError: no such model, or one of another kind; lists the names that would do.
+        ConfigError: there is no such model, or it is of another kind; lists the known names.
     """
     entry = _ENTRIES.get(name) or _marian_pair(name)
     if entry is not None and kind in (None, entry.kind):
@@ -89,8 +104,24 @@ def get(name: str, kind: Kind | None = None) -> ModelEntry:
     raise ConfigError(f"unknown {what} {name!r}{hint}; known are {', '.join(known)}")
 
 
+def second_scorer(name: str) -> ModelEntry:
+    """Find a second scorer: a ruCLIP, or `open_clip:` with a repository in open_clip's layout.
+
+    Raises:
+        ConfigError: there is no such scorer; lists the known names.
+    """
+    repository = OPEN_CLIP.fullmatch(name)
+    if repository is None:
+        return get(name, "scorer")
+    return ModelEntry(
+        name, "open_clip", "a CLIP of the package open_clip",
+        _frozen(weights="open_clip_model.safetensors", config="open_clip_config.json"),
+        repository[1], licence="not known here",
+    )  # fmt: skip
+
+
 def names(kind: Kind | None = None) -> list[str]:
-    """Names of all models, or of all of one kind, in the order of the registry."""
+    """Names of all models of a kind, or of all models, in the order of the registry."""
     return [entry.name for entry in _ENTRIES.values() if kind in (None, entry.kind)]
 
 
@@ -104,11 +135,11 @@ def _packaged() -> Iterator[ModelEntry]:
         "vocabulary": "vocab.json",
     }
     rows: tuple[tuple[str, Kind, dict[str, str], str], ...] = (
-        ("demo-dalle", "decoder", with_tokenizer, "draws Suprematist pictures of 128 px"),
-        ("demo-vqgan", "vqgan", weights, "16x16 tokens to 128 px, trained on Suprematist pictures"),
-        ("demo-ruclip", "scorer", with_tokenizer, "scores Suprematist pictures"),
-        ("demo-realesrgan-x2", "upscaler", weights, "128 to 256 px, for Suprematist pictures"),
-        ("demo-marian", "translator", marian, "English to Russian, about Suprematist pictures"),
+        ("demo-dalle", "decoder", with_tokenizer, "draws Suprematist images of 128 px"),
+        ("demo-vqgan", "vqgan", weights, "16x16 tokens to 128 px, trained on Suprematist images"),
+        ("demo-ruclip", "scorer", with_tokenizer, "scores Suprematist images"),
+        ("demo-realesrgan-x2", "upscaler", weights, "128 to 256 px, for Suprematist images"),
+        ("demo-marian", "translator", marian, "English to Russian, about Suprematist images"),
     )
     for name, kind, files, about in rows:
         yield ModelEntry(
@@ -198,7 +229,7 @@ def _scorers() -> Iterator[ModelEntry]:
 def _upscalers() -> Iterator[ModelEntry]:
     for scale in (2, 4, 8):
         yield ModelEntry(
-            f"realesrgan-x{scale}", "upscaler", f"Real-ESRGAN, pictures {scale} times the side",
+            f"realesrgan-x{scale}", "upscaler", f"Real-ESRGAN, images {scale} times the side",
             _frozen(weights=f"RealESRGAN_x{scale}.pth"), "sberbank-ai/Real-ESRGAN",
             architecture=_frozen(scale=scale, num_features=64, num_blocks=23, growth=32),
             licence="not stated on the model page (code: BSD-3-Clause)",
@@ -207,7 +238,7 @@ def _upscalers() -> Iterator[ModelEntry]:
 
 def _segmenters() -> Iterator[ModelEntry]:
     yield ModelEntry(
-        "emojich-unet", "segmenter", "tells emoji from their ground, for stickers",
+        "emojich-unet", "segmenter", "tells emoji from their background, for stickers",
         _frozen(weights="unet_effnetb5/pytorch_model_v2.bin"), "sberbank-ai/rudalle-Emojich",
         architecture=_frozen(
             width=1.6, depth=2.2, decoder_channels=(256, 128, 64, 32, 16), classes=2
@@ -220,7 +251,7 @@ def _translators() -> Iterator[ModelEntry]:
 
 
 def _marian_pair(name: str) -> ModelEntry | None:
-    """A Marian network that is not listed; there are over a thousand."""
+    """The entry of an unlisted Marian network; there are over a thousand."""
     pair = MARIAN_PAIR.fullmatch(name)
     if pair is None:
         return None

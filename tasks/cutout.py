@@ -1,26 +1,21 @@
-"""Cut out: the chosen pictures, their ground made transparent."""
+"""Cut out: make the background of the kept images transparent."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
-import torch
 from prefect import task
 
-from rudalle_lib.batches import alike
-from rudalle_lib.config import ScoreConfig
-from rudalle_lib.config_cutout import CutoutConfig
-from rudalle_lib.cutout import cut_out
-from rudalle_lib.images import decode_image, encode_image
-from rudalle_lib.memory import in_fitting_batches
-from rudalle_lib.models.efficient_unet import EfficientUnet
-from rudalle_lib.records import CutoutRecord, PictureRecord, StageArtifact
-from tasks.job import Job
-from tasks.kept_pictures import make_missing
-from tasks.loaded_models import DeviceSlot, device_slot, segmenter
-from tasks.options import OPTIONS, run_name
-from tasks.progress import reporter
+from rudalle_lib.config.sections import CutoutConfig, ScoreConfig
+from rudalle_lib.images.cutout import cut_out_rows
+from rudalle_lib.images.file_threads import Pending
+from rudalle_lib.schema.records import CutoutRecord, PixelsRecord, StageArtifact
+from rudalle_lib.selection.choices import NO_CHOICE, Choice
+from tasks.runtime.events import reporter
+from tasks.runtime.job import Job
+from tasks.runtime.kept_images import process_kept
+from tasks.runtime.models import DeviceSlot, segmenter
+from tasks.runtime.options import OPTIONS, run_name
 
 STAGE = "cutout"
 
@@ -30,57 +25,20 @@ def cutout(
     section: CutoutConfig,
     selection: ScoreConfig,
     job: Job,
-    pictures: StageArtifact,
+    images: StageArtifact,
+    generated: StageArtifact,
     scored: StageArtifact,
     fingerprint: str,
+    choice: Choice = NO_CHOICE,
 ) -> StageArtifact:
-    """Cut out the pictures that are kept; `CutoutRecord`s in the order of `pictures`."""
+    """Cut out the kept images; one `CutoutRecord` per image, in the order of `images`."""
 
-    def work(rows: Sequence[PictureRecord]) -> tuple[list[CutoutRecord], DeviceSlot]:
-        with device_slot(job.runtime, job.shard.index) as slot:
-            model = None
-            if section.model is not None and rows:
-                model = segmenter(section.model, job.weights, slot.device).model
-            made = _cut_out(model, rows, section, job.shard.index)
-        return made, slot
+    def work(rows: Sequence[PixelsRecord], slot: DeviceSlot) -> Pending[CutoutRecord]:
+        network = None
+        if section.model is not None:
+            network = segmenter(section.model, job.weights, slot.device).model
+        return cut_out_rows(network, rows, section, reporter(STAGE, job.shard.index))
 
-    return make_missing(STAGE, job, selection, pictures, scored, fingerprint, CutoutRecord, work)
-
-
-def _cut_out(
-    model: EfficientUnet | None,
-    rows: Sequence[PictureRecord],
-    section: CutoutConfig,
-    shard_index: int,
-) -> list[CutoutRecord]:
-    report = reporter(STAGE, shard_index)
-    batches = alike([(row.width, row.height) for row in rows], section.batch_size)
-    work = partial(_cut_out_batch, model, rows, section)
-    made: list[CutoutRecord] = []
-    for _, records in in_fitting_batches(batches, work, "cutting out a single picture"):
-        made += records
-        report(len(made), len(rows))
-    return made
-
-
-def _cut_out_batch(
-    model: EfficientUnet | None,
-    rows: Sequence[PictureRecord],
-    section: CutoutConfig,
-    batch: Sequence[int],
-) -> list[CutoutRecord]:
-    chosen = [rows[index] for index in batch]
-    pictures = torch.stack([decode_image(row.picture or b"") for row in chosen])
-    return [
-        CutoutRecord(
-            row.image_id,
-            row.prompt_id,
-            row.width,
-            row.height,
-            encode_image(torch.cat((picture, cut.alpha[None]))),
-            cut.way,
-        )
-        for row, picture, cut in zip(
-            chosen, pictures, cut_out(pictures, model, section.min_confidence), strict=True
-        )
-    ]
+    return process_kept(
+        STAGE, job, selection, images, generated, scored, fingerprint, CutoutRecord, work, choice
+    )

@@ -1,27 +1,22 @@
-"""Decode: image tokens become pictures."""
+"""Decode: turn image tokens into images."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
-
-import torch
 from prefect import task
 
-from rudalle_lib.batches import alike
-from rudalle_lib.config import DecodeConfig
-from rudalle_lib.errors import SettingsError
-from rudalle_lib.images import encode_image, to_uint8
-from rudalle_lib.memory import in_fitting_batches
-from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.record_tables import from_table, to_table
-from rudalle_lib.records import PictureRecord, StageArtifact, TokensRecord
-from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
-from rudalle_lib.storage import Storage
-from tasks.job import Job
-from tasks.loaded_models import device_slot, vqgan
-from tasks.options import OPTIONS, run_name
-from tasks.progress import notice, reporter
+from rudalle_lib.config.sections import DecodeConfig
+from rudalle_lib.images.decoding import decode_rows
+from rudalle_lib.images.file_threads import Pending
+from rudalle_lib.pipeline.artifacts import find_artifact, read_artifact, write_artifact
+from rudalle_lib.pipeline.reuse import find_made
+from rudalle_lib.runtime.batching import OnProgress
+from rudalle_lib.schema.arrow import from_table, to_table
+from rudalle_lib.schema.records import PixelsRecord, StageArtifact, TokensRecord
+from rudalle_lib.storage.storage import Storage
+from tasks.runtime.events import notice, reporter
+from tasks.runtime.job import Job
+from tasks.runtime.models import device_slot_if, vqgan
+from tasks.runtime.options import OPTIONS, run_name
 
 STAGE = "decode"
 
@@ -33,49 +28,46 @@ def decode(
     generated: StageArtifact,
     fingerprint: str,
 ) -> StageArtifact:
-    """Decode every candidate, sizes apart; `PictureRecord`s in the order of their tokens.
+    """Decode all candidates; one `PixelsRecord` per candidate, in order.
 
-    A picture whose pixels are not finite stays empty, and becomes a reject.
+    An image with NaN or infinite pixels has no file and becomes a reject. Images that an earlier
+    run has decoded are kept.
     """
-    storage = Storage(job.output)
-    done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
+    done = find_artifact(Storage(job.output), STAGE, job.shard, fingerprint, notice, job.term)
     if done is not None:
         return done
+    return decode_missing(section, job, generated, fingerprint, reporter(STAGE, job.shard.index))
+
+
+def decode_missing(
+    section: DecodeConfig,
+    job: Job,
+    generated: StageArtifact,
+    fingerprint: str,
+    report: OnProgress,
+    finished: bool = True,
+) -> StageArtifact:
+    """Decode the candidates that are not decoded yet, and write those of all.
+
+    Args:
+        section, job, generated, fingerprint: as `decode`.
+        report: called with decoded images, and all that are to be decoded.
+        finished: whether `generated` has all candidates of the shard.
+    """
+    storage = Storage(job.output)
     rows = from_table(read_artifact(storage, generated), TokensRecord)
-    report = reporter(STAGE, job.shard.index)
-    records: dict[int, PictureRecord] = {}
-    with device_slot(job.runtime, job.shard.index) as slot:
-        model = vqgan(section.model, job.weights, slot.device, section.dtype).model
-        batches = alike([(row.rows, row.columns) for row in rows], section.batch_size)
-        work = partial(_decode_batch, model, rows, slot.device)
-        for batch, pictures in in_fitting_batches(batches, work, "decoding a single picture"):
-            records |= zip(batch, pictures, strict=True)
-            report(len(records), len(rows))
-    table = to_table([records[index] for index in range(len(rows))], PictureRecord)
-    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds, slot.use)
-
-
-def _decode_batch(
-    model: VqGan, every: Sequence[TokensRecord], device: torch.device, batch: Sequence[int]
-) -> list[PictureRecord]:
-    rows = [every[index] for index in batch]
-    tokens = torch.tensor([row.tokens for row in rows], device=device)  # [B, h * w]
-    _check_codes(tokens, model.config.n_embed)
-    floats = model.decode(tokens.view(-1, rows[0].rows, rows[0].columns))  # [B, 3, H, W]
-    finite = floats.isfinite().flatten(1).all(dim=1).tolist()
-    pictures = to_uint8(floats.nan_to_num(), -1.0, 1.0).cpu()
-    height, width = pictures.shape[2:]
-    return [
-        PictureRecord(
-            row.image_id, row.prompt_id, width, height, encode_image(picture) if good else None
-        )
-        for row, picture, good in zip(rows, pictures, finite, strict=True)
-    ]
-
-
-def _check_codes(tokens: torch.Tensor, codes: int) -> None:
-    if int(tokens.max()) >= codes:
-        raise SettingsError(
-            f"decode.model does not belong to generate.model: expected tokens below {codes:,}, "
-            f"found {int(tokens.max()):,}; choose the VQ-GAN that the decoder was trained with"
-        )
+    made = find_made(storage, STAGE, job.shard, fingerprint, PixelsRecord, job.reuse, job.term)
+    todo = [row for row in rows if row.image_id not in made.rows]
+    if made.saved is not None and not finished and not todo and len(rows) == len(made.rows):
+        return made.saved
+    with device_slot_if(bool(todo), job.runtime, job.shard.index) as slot:
+        pending = Pending[PixelsRecord](())
+        if todo:
+            model = vqgan(section.model, job.weights, slot.device, section.dtype).model
+            pending = decode_rows(model, todo, section.batch_size, report)
+    images = {**made.rows, **{row.image_id: row for row in pending.rows()}}
+    table = to_table([images[row.image_id] for row in rows], PixelsRecord)
+    return write_artifact(
+        storage, STAGE, job.shard, fingerprint, table, slot.seconds + made.seconds,
+        made.use_with(slot.use), job.term, job.reuse.rows.get(STAGE), finished,
+    )  # fmt: skip

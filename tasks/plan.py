@@ -1,16 +1,17 @@
-"""Plan: the prompts of the table that no shard has yet, put into shards."""
+"""Plan: put the prompts of the table that are not in a shard yet into new shards."""
 
 from __future__ import annotations
 
 from prefect import task
 
-from rudalle_lib.config import RunConfig
-from rudalle_lib.planning import Plan, plan_run
-from rudalle_lib.storage import Storage
-from tasks.options import OPTIONS
+from rudalle_lib.config.run import RunConfig
+from rudalle_lib.prompts.plan import Plan, plan_run
+from rudalle_lib.storage.storage import Storage
+from tasks.runtime.events import notice
+from tasks.runtime.options import OPTIONS
 
 
 @task(name="plan", **OPTIONS)
 def plan(config: RunConfig) -> Plan:
-    """Append the table's new prompts to the plan, and write the rejects of the table."""
-    return plan_run(config, Storage(config.output))
+    """Append the table's new prompts to the plan, and write the table's rejects."""
+    return plan_run(config, Storage(config.output), notice=notice)

@@ -1,4 +1,4 @@
-"""Publish: the dataset of a shard, and the manifest that makes it exist."""
+"""Publish: write the dataset of a shard, then the manifest that marks the shard finished."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from functools import partial
 
 from prefect import task
 
-from rudalle_lib.config import ScoreConfig
-from rudalle_lib.config_publish import PublishConfig
-from rudalle_lib.lease import check
-from rudalle_lib.publishing import publish_shard
-from rudalle_lib.records import ShardManifest, StageArtifact
-from rudalle_lib.storage import Storage
-from tasks.job import Job
-from tasks.options import OPTIONS, run_name
+from rudalle_lib.config.sections import PublishConfig, ScoreConfig
+from rudalle_lib.dataset.lease import check
+from rudalle_lib.images.file_threads import files_of_machine
+from rudalle_lib.pipeline.publish import publish_shard
+from rudalle_lib.schema.records import ShardManifest, StageArtifact
+from rudalle_lib.selection.choices import NO_CHOICE, Choice
+from rudalle_lib.storage.storage import Storage
+from tasks.runtime.job import Job
+from tasks.runtime.options import OPTIONS, run_name
 
 STAGE = "publish"
 
@@ -27,8 +28,27 @@ def publish(
     artifacts: dict[str, StageArtifact],
     fingerprint: str,
     config_digest: str,
+    weights: dict[str, str] | None = None,
+    min_confidence: float | None = None,
+    choice: Choice = NO_CHOICE,
 ) -> ShardManifest:
-    """Write images, metadata and rejects of a shard, its manifest last."""
+    """Write the images, metadata and rejects of a shard, and last its manifest.
+
+    Args:
+        section: format of the dataset.
+        selection: decides which images are kept.
+        job: the shard; its lease must still be held.
+        models: registry name by stage, of the stages that run a model.
+        artifacts: by stage.
+        fingerprint: of the published shard.
+        config_digest: of the run that publishes it.
+        weights: digests of the weights by stage.
+        min_confidence: of translations; images of less certain ones are not published.
+        choice: what else decides which images are kept.
+
+    Raises:
+        LeaseError: another run has taken over the output.
+    """
     storage = Storage(job.output)
     return publish_shard(
         storage,
@@ -39,5 +59,10 @@ def publish(
         artifacts,
         fingerprint,
         config_digest,
+        job.term,
         (lambda: None) if job.lease is None else partial(check, storage, job.lease),
+        files_of_machine(),
+        weights,
+        min_confidence,
+        choice,
     )

@@ -1,28 +1,28 @@
-"""Score: how well every picture shows its prompt."""
+"""Score: rate how well each image shows its prompt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from prefect import task
 
-from rudalle_lib.batches import alike
-from rudalle_lib.config import ScoreConfig
-from rudalle_lib.images import decode_image
-from rudalle_lib.memory import in_fitting_batches
-from rudalle_lib.negatives import probabilities
-from rudalle_lib.record_tables import from_table, to_table
-from rudalle_lib.records import PictureRecord, ScoreRecord, StageArtifact, TranslationRecord
-from rudalle_lib.scoring import Scorer
-from rudalle_lib.selection import rank
-from rudalle_lib.stages import find_artifact, read_artifact, write_artifact
-from rudalle_lib.storage import Storage
-from tasks.job import Job
-from tasks.loaded_models import device_slot, scorer
-from tasks.options import OPTIONS, run_name
-from tasks.progress import notice, reporter
+from rudalle_lib.config.sections import ScoreConfig
+from rudalle_lib.images.measures import Second, compare_translations
+from rudalle_lib.images.scoring import Scorer, score_rows
+from rudalle_lib.images.selection import rank_again
+from rudalle_lib.pipeline.artifacts import find_artifact, read_artifact, write_artifact
+from rudalle_lib.pipeline.reuse import find_made
+from rudalle_lib.runtime.batching import OnProgress
+from rudalle_lib.schema.arrow import from_table, to_table
+from rudalle_lib.schema.records import PixelsRecord, ScoreRecord, StageArtifact, TranslationRecord
+from rudalle_lib.storage.storage import Storage
+from rudalle_lib.text.prompt_translation import translated_pairs
+from rudalle_lib.weights.second_scorer import second_of
+from tasks.runtime.events import notice, reporter
+from tasks.runtime.job import Job
+from tasks.runtime.models import device_slot_if, scorer, second_scorer
+from tasks.runtime.options import OPTIONS, run_name
 
 STAGE = "score"
 
@@ -35,62 +35,68 @@ def score(
     decoded: StageArtifact,
     fingerprint: str,
 ) -> StageArtifact:
-    """Score every picture that there is; `ScoreRecord`s in the order of the pictures."""
-    storage = Storage(job.output)
-    done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
+    """Score all decoded images; one `ScoreRecord` per image, in order.
+
+    Images that an earlier run has scored keep their score.
+    """
+    done = find_artifact(Storage(job.output), STAGE, job.shard, fingerprint, notice, job.term)
     if done is not None:
         return done
+    report = reporter(STAGE, job.shard.index)
+    return score_missing(section, job, translated, decoded, fingerprint, report)
+
+
+def score_missing(
+    section: ScoreConfig,
+    job: Job,
+    translated: StageArtifact,
+    decoded: StageArtifact,
+    fingerprint: str,
+    report: OnProgress,
+    finished: bool = True,
+) -> StageArtifact:
+    """Score the images that are not scored yet, and write the scores of all, ranked anew.
+
+    Args:
+        section, job, translated, decoded, fingerprint: as `score`.
+        report: called with scored images, and all that are to be scored.
+        finished: whether `decoded` has all candidates of the shard.
+    """
+    storage = Storage(job.output)
     translations = from_table(read_artifact(storage, translated), TranslationRecord)
     texts = {row.prompt_id: row.text_ru or "" for row in translations}
-    rows = from_table(read_artifact(storage, decoded), PictureRecord)
-    drawn = [row for row in rows if row.picture is not None]
-    with device_slot(job.runtime, job.shard.index) as slot:
-        loaded = scorer(section.model, job.weights, slot.device, section.dtype)
-        model = Scorer(loaded.model, loaded.tokenizer, section.templates, section.batch_size)
-        scores = _scores(model, drawn, texts, section, job.shard.index)
-    ranks = rank([row.prompt_id for row in drawn], [cosine for cosine, _, _ in scores])
-    records = [
-        ScoreRecord(row.image_id, row.prompt_id, cosine, place, probability, unsafe)
-        for row, (cosine, probability, unsafe), place in zip(drawn, scores, ranks, strict=True)
-    ]
-    table = to_table(records, ScoreRecord)
-    return write_artifact(storage, STAGE, job.shard, fingerprint, table, slot.seconds, slot.use)
+    pairs = translated_pairs(translations) if section.compare_translations else {}
+    rows = from_table(read_artifact(storage, decoded), PixelsRecord)
+    images = [row for row in rows if row.image is not None]
+    made = find_made(storage, STAGE, job.shard, fingerprint, ScoreRecord, job.reuse, job.term)
+    todo = [row for row in images if row.image_id not in made.rows]
+    if made.saved is not None and not finished and not todo and len(images) == len(made.rows):
+        return made.saved
+    records: list[ScoreRecord] = []
+    with device_slot_if(bool(todo), job.runtime, job.shard.index) as slot:
+        if todo:
+            loaded = scorer(section.model, job.weights, slot.device, section.dtype)
+            model = Scorer(loaded.model, loaded.tokenizer, section.templates, section.batch_size)
+            second = _second(section, job, translations, slot.device)
+            compared = compare_translations(model, pairs)
+            records = score_rows(model, todo, texts, section, report, second, compared)
+    scores = {**made.rows, **{row.image_id: row for row in records}}
+    ranked = rank_again([scores[row.image_id] for row in images])
+    return write_artifact(
+        storage, STAGE, job.shard, fingerprint, to_table(ranked, ScoreRecord),
+        slot.seconds + made.seconds, made.use_with(slot.use), job.term,
+        job.reuse.rows.get(STAGE), finished,
+    )  # fmt: skip
 
 
-def _scores(
-    model: Scorer,
-    rows: Sequence[PictureRecord],
-    texts: dict[str, str],
+def _second(
     section: ScoreConfig,
-    shard_index: int,
-) -> list[tuple[float, float | None, float | None]]:
-    """Cosine and probability of each picture's prompt, and its best cosine with an unsafe text.
-
-    Pictures are unpacked a batch at a time.
-    """
-    report = reporter(STAGE, shard_index)
-    features = model.text_features([texts[row.prompt_id] for row in rows])  # [N, E]
-    others = model.text_features(section.negative_texts) if section.negative_texts else None
-    unsafe = model.text_features(section.unsafe_texts) if section.unsafe_texts else None
-    scale = float(model.model.logit_scale.exp())
-    scored: dict[int, tuple[float, float | None, float | None]] = {}
-    batches = alike([(row.width, row.height) for row in rows], section.batch_size)
-    work = partial(_image_features, model, rows)
-    for batch, drawn in in_fitting_batches(batches, work, "scoring a single picture"):
-        cosines = (drawn * features[list(batch)]).sum(dim=1)
-        chances: Sequence[float | None] = [None] * len(batch)
-        if others is not None:
-            chances = probabilities(drawn, features[list(batch)], others, scale).tolist()
-        dangers: Sequence[float | None] = [None] * len(batch)
-        if unsafe is not None:
-            dangers = (drawn @ unsafe.T).amax(dim=1).tolist()
-        scored |= zip(batch, zip(cosines.tolist(), chances, dangers, strict=True), strict=True)
-        report(len(scored), len(rows))
-    return [scored[index] for index in range(len(rows))]
-
-
-def _image_features(
-    model: Scorer, rows: Sequence[PictureRecord], batch: Sequence[int]
-) -> torch.Tensor:
-    pictures = torch.stack([decode_image(rows[index].picture or b"") for index in batch])
-    return model.image_features(pictures)  # [B, E]
+    job: Job,
+    translations: Sequence[TranslationRecord],
+    device: torch.device,
+) -> Second | None:
+    """The second scorer with the texts that it reads, if there is one."""
+    if section.second_model is None:
+        return None
+    loaded = second_scorer(section.second_model, job.weights, device, section.dtype)
+    return second_of(loaded, section, translations)

@@ -1,66 +1,52 @@
-"""Translate: every prompt of a shard in Russian, the language that the decoder reads."""
+"""Translate: turn the prompts of a shard into Russian, the language that the decoder reads."""
 
 from __future__ import annotations
 
 from prefect import task
 
 from rudalle_lib import registry
-from rudalle_lib.config import TranslateConfig
-from rudalle_lib.planning import read_shard
-from rudalle_lib.record_tables import to_table
-from rudalle_lib.records import NO_DEVICE, StageArtifact, TranslationRecord
-from rudalle_lib.retrying import find_remaining
-from rudalle_lib.stages import Refused, find_artifact, with_refused, write_artifact
-from rudalle_lib.storage import Storage
-from rudalle_lib.translation import Translation, in_russian, language_of
-from tasks.job import Job
-from tasks.loaded_models import device_slot, translator
-from tasks.options import OPTIONS, run_name
-from tasks.progress import notice
+from rudalle_lib.config.sections import TranslateConfig
+from rudalle_lib.pipeline.artifacts import find_artifact, with_rejects, write_artifact
+from rudalle_lib.pipeline.reuse import find_made
+from rudalle_lib.prompts.plan import read_shard
+from rudalle_lib.schema.arrow import to_table
+from rudalle_lib.schema.records import StageArtifact, TranslationRecord
+from rudalle_lib.storage.storage import Storage
+from rudalle_lib.text.prompt_translation import needs_translator, translate_prompts
+from tasks.runtime.events import notice
+from tasks.runtime.job import Job
+from tasks.runtime.models import device_slot_if, translator
+from tasks.runtime.options import OPTIONS, run_name
 
 STAGE = "translate"
 
 
 @task(name=STAGE, task_run_name=run_name(STAGE), **OPTIONS)
-def translate(
-    section: TranslateConfig,
-    job: Job,
-    fingerprint: str,
-) -> StageArtifact:
-    """Translate what is not Russian; `TranslationRecord`s in the order of the plan.
+def translate(section: TranslateConfig, job: Job, fingerprint: str) -> StageArtifact:
+    """Translate prompts that are not Russian; one `TranslationRecord` per prompt, in order.
 
-    A prompt that the translator has no good answer for gets none, and becomes a reject; the
-    artifact's metadata says why. Where some prompts of a finished shard are to be tried again, only
-    those are.
+    A prompt without a good translation becomes a reject. Translations of an earlier run are kept,
+    unless their prompts were reopened.
     """
     storage = Storage(job.output)
-    done = find_artifact(storage, STAGE, job.shard, fingerprint, notice)
+    done = find_artifact(storage, STAGE, job.shard, fingerprint, notice, job.term)
     if done is not None:
         return done
-    every = read_shard(storage, job.shard)
-    remaining = find_remaining(storage, STAGE, job.shard, fingerprint)
-    prompts = remaining.of(every)
+    planned = read_shard(storage, job.shard)
+    made = find_made(storage, STAGE, job.shard, fingerprint, TranslationRecord, job.reuse, job.term)
+    prompts = [prompt for prompt in planned if prompt.prompt_id not in made.rows]
     source, _ = registry.get(section.model, "translator").languages
-    languages = [language_of(p.lang, p.text, section.language, source) for p in prompts]
-    spoken = list(zip(prompts, languages, strict=True))
-    foreign = [prompt.text for prompt, language in spoken if language == source]
-    seconds, use = 0.0, NO_DEVICE
-    translated: dict[str, Translation] = {}
-    if foreign:
-        with device_slot(job.runtime, job.shard.index) as slot:
-            model = translator(section.model, job.weights, slot.device)
-            answers = model.translations(foreign, source, section.batch_size)
-        seconds, use = slot.seconds, slot.use
-        translated = dict(zip(foreign, answers, strict=True))
-    records: list[TranslationRecord] = []
-    refused: dict[str, Refused] = {}
-    for prompt, language in spoken:
-        answer = in_russian(prompt.text, language, source, translated)
-        records.append(TranslationRecord(prompt.prompt_id, prompt.text, language, answer.text))
-        if answer.text is None:
-            detail = f"not translated from {language!r}: {answer.fault}; give it in Russian"
-            refused[prompt.prompt_id] = "translation_failed", detail
-    table = with_refused(to_table(records, TranslationRecord), refused)
-    table = remaining.merge(table, every)
-    seconds += remaining.seconds
-    return write_artifact(storage, STAGE, job.shard, fingerprint, table, seconds, use)
+    needed = needs_translator(prompts, section.language, source)
+    with device_slot_if(needed, job.runtime, job.shard.index) as slot:
+        model = translator(section.model, job.weights, slot.device) if needed else None
+        records, rejects = translate_prompts(
+            prompts, section.language, source, model, section.batch_size
+        )
+    rows = {**made.rows, **{row.prompt_id: row for row in records}}
+    table = to_table([rows[prompt.prompt_id] for prompt in planned], TranslationRecord)
+    table = with_rejects(table, {**made.rejects, **rejects})
+    seconds, use = slot.seconds + made.seconds, made.use_with(slot.use)
+    return write_artifact(
+        storage, STAGE, job.shard, fingerprint, table, seconds, use, job.term,
+        job.reuse.rows.get(STAGE),
+    )  # fmt: skip

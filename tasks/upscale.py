@@ -1,25 +1,21 @@
-"""Upscale: the chosen pictures, enlarged."""
+"""Upscale: enlarge the kept images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
-import torch
 from prefect import task
 
-from rudalle_lib.batches import alike
-from rudalle_lib.config import ScoreConfig, UpscaleConfig
-from rudalle_lib.images import decode_image, encode_image
-from rudalle_lib.memory import in_fitting_batches
-from rudalle_lib.models.rrdbnet import RrdbNet
-from rudalle_lib.records import PictureRecord, StageArtifact
-from rudalle_lib.upscaling import upscale as enlarge
-from tasks.job import Job
-from tasks.kept_pictures import make_missing
-from tasks.loaded_models import DeviceSlot, device_slot, upscaler
-from tasks.options import OPTIONS, run_name
-from tasks.progress import reporter
+from rudalle_lib.config.sections import ScoreConfig, UpscaleConfig
+from rudalle_lib.images.file_threads import Pending
+from rudalle_lib.images.upscaling import upscale_rows
+from rudalle_lib.schema.records import PixelsRecord, StageArtifact
+from rudalle_lib.selection.choices import NO_CHOICE, Choice
+from tasks.runtime.events import reporter
+from tasks.runtime.job import Job
+from tasks.runtime.kept_images import process_kept
+from tasks.runtime.models import DeviceSlot, upscaler
+from tasks.runtime.options import OPTIONS, run_name
 
 STAGE = "upscale"
 
@@ -30,44 +26,17 @@ def upscale(
     selection: ScoreConfig,
     job: Job,
     decoded: StageArtifact,
+    generated: StageArtifact,
     scored: StageArtifact,
     fingerprint: str,
+    choice: Choice = NO_CHOICE,
 ) -> StageArtifact:
-    """Enlarge the pictures that are kept; `PictureRecord`s in the order of the decoded ones."""
+    """Enlarge the kept images; one `PixelsRecord` per image, in the order of `decoded`."""
 
-    def work(rows: Sequence[PictureRecord]) -> tuple[list[PictureRecord], DeviceSlot]:
-        with device_slot(job.runtime, job.shard.index) as slot:
-            enlarged = []
-            if rows:
-                loaded = upscaler(section.model or "", job.weights, slot.device, section.dtype)
-                enlarged = _enlarge(loaded.model, rows, section, job.shard.index)
-        return enlarged, slot
+    def work(rows: Sequence[PixelsRecord], slot: DeviceSlot) -> Pending[PixelsRecord]:
+        loaded = upscaler(section.model or "", job.weights, slot.device, section.dtype)
+        return upscale_rows(loaded.model, rows, section, reporter(STAGE, job.shard.index))
 
-    return make_missing(STAGE, job, selection, decoded, scored, fingerprint, PictureRecord, work)
-
-
-def _enlarge(
-    model: RrdbNet, rows: Sequence[PictureRecord], section: UpscaleConfig, shard_index: int
-) -> list[PictureRecord]:
-    report = reporter(STAGE, shard_index)
-    batches = alike([(row.width, row.height) for row in rows], section.batch_size)
-    work = partial(_enlarge_batch, model, rows, section)
-    enlarged: list[PictureRecord] = []
-    for _, pictures in in_fitting_batches(batches, work, "enlarging a single picture"):
-        enlarged += pictures
-        report(len(enlarged), len(rows))
-    return enlarged
-
-
-def _enlarge_batch(
-    model: RrdbNet, rows: Sequence[PictureRecord], section: UpscaleConfig, batch: Sequence[int]
-) -> list[PictureRecord]:
-    chosen = [rows[index] for index in batch]
-    pictures = torch.stack([decode_image(row.picture or b"") for row in chosen])
-    device = model.conv_first.weight.device
-    large = enlarge(model, pictures.to(device), section.batch_size, section.tile).cpu()
-    height, width = large.shape[2:]
-    return [
-        PictureRecord(row.image_id, row.prompt_id, width, height, encode_image(picture))
-        for row, picture in zip(chosen, large, strict=True)
-    ]
+    return process_kept(
+        STAGE, job, selection, decoded, generated, scored, fingerprint, PixelsRecord, work, choice
+    )

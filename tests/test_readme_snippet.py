@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import rudalle_lib
-from rudalle_lib import weights
-from rudalle_lib.config import WeightsConfig
-from rudalle_lib.images import decode_image
-from tests.tiny_stack import SIDE, write_tiny_stack
+from rudalle_lib.config.sections import WeightsConfig
+from rudalle_lib.images.codecs import decode_image
+from rudalle_lib.weights import loading as weights
+from tests.support.tiny_stack import SIDE, write_tiny_stack
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -39,7 +39,7 @@ def test_the_snippet_draws_ranks_and_enlarges(
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(snippet(), "README.md", "exec"), names)
-    assert names["pictures"].shape == (8, 3, SIDE, SIDE)
+    assert names["images"].shape == (8, 3, SIDE, SIDE)
     assert names["scores"] == sorted(names["scores"], reverse=True)
     assert sorted(names["best"]) == list(range(8))
     files = [decode_image(path.read_bytes()) for path in sorted(tmp_path.glob("*.png"))]
@@ -51,12 +51,12 @@ def test_the_snippet_is_ten_lines_at_most() -> None:
 
 
 @pytest.mark.usefixtures("tiny_weights")
-def test_the_same_seed_draws_the_same_pictures_in_any_batch() -> None:
+def test_the_same_seed_draws_the_same_images_in_any_batch() -> None:
     decoder, vqgan = rudalle_lib.load_decoder("demo-dalle"), rudalle_lib.load_vqgan("demo-vqgan")
-    one = rudalle_lib.draw_pictures(decoder, vqgan, " красный  круг", images=3, seed=1)
-    two = rudalle_lib.draw_pictures(decoder, vqgan, "красный круг", 2, seed=1, batch_size=1)
+    one = rudalle_lib.draw_images(decoder, vqgan, " красный  круг", images=3, seed=1)
+    two = rudalle_lib.draw_images(decoder, vqgan, "красный круг", 2, seed=1, batch_size=1)
     assert (one[:2].int() - two.int()).abs().max() <= 1
-    other = rudalle_lib.draw_pictures(decoder, vqgan, "красный круг", 2, seed=2)
+    other = rudalle_lib.draw_images(decoder, vqgan, "красный круг", 2, seed=2)
     assert not torch.equal(one[:2], other)
 
 
@@ -65,3 +65,9 @@ def test_names_are_those_of_their_modules_and_others_are_none() -> None:
         assert getattr(rudalle_lib, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = rudalle_lib.nothing
+
+
+def test_former_names_lead_to_the_current_ones() -> None:
+    for former, current in rudalle_lib._FORMER.items():
+        with pytest.warns(DeprecationWarning, match=f"{former} is now called {current}"):
+            assert getattr(rudalle_lib, former) is getattr(rudalle_lib, current)

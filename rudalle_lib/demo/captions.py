@@ -3,9 +3,11 @@
     большой синий круг слева от жёлтого треугольника на чёрном фоне
     a big blue circle to the left of a yellow triangle on a black background
 
-A figure of medium size has no size word. `russian_caption` and `english_caption` give the canonical
-text; `caption_variant` and `english_variant` give the other ways in which people say the same.
+A figure of medium size has no size word. `russian_caption` and `english_caption` return the
+canonical text. `caption_variant` and `english_variant` return other ways to write the same thing.
 """
+
+from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
@@ -33,6 +35,8 @@ NOUNS = {
     "cross": _Noun(False, "крест", "креста", "крестом"),
     "bar": _Noun(True, "полоса", "полосы", "полосой"),
 }
+"""Nouns by shape."""
+
 ADJECTIVES = {
     "red": "красн",
     "blue": "син",
@@ -49,7 +53,7 @@ ADJECTIVES = {
     "large": "крупн",
     "little": "небольш",
 }
-"""Stems; the endings depend on gender, case and the class of the stem."""
+"""Stems of adjectives. The endings depend on gender, case and the class of the stem."""
 
 ENDINGS = {
     "hard": ("ый", "ая", "ого", "ой", "ым", "ой", "ом"),
@@ -57,7 +61,8 @@ ENDINGS = {
     "velar": ("ий", "ая", "ого", "ой", "им", "ой", "ом"),
     "stressed": ("ой", "ая", "ого", "ой", "им", "ой", "ом"),
 }
-"""Masculine and feminine nominative, genitive, instrumental; masculine prepositional."""
+"""Endings by class of stem: nominative, genitive and instrumental (each masculine and feminine),
+and the masculine prepositional."""
 
 RELATIONS_RU = {
     "left_of": ("слева от", "genitive"),
@@ -65,12 +70,16 @@ RELATIONS_RU = {
     "above": ("над", "instrumental"),
     "below": ("под", "instrumental"),
 }
+"""Russian words for each relation, and the case that they govern."""
+
 RELATIONS_EN = {
     "left_of": ("to the left of", "left of"),
     "right_of": ("to the right of", "right of"),
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
+"""English words for each relation, the canonical ones first."""
+
 SYNONYMS_EN = {
     "big": ("big", "large"),
     "small": ("small", "little", "tiny"),
@@ -78,41 +87,43 @@ SYNONYMS_EN = {
     "grey": ("grey", "gray"),
     "bar": ("bar", "stripe"),
 }
+"""English synonyms, the canonical word first."""
+
 _CASES = {"nominative": 0, "genitive": 2, "instrumental": 4}
 
 
 def russian_caption(scene: Scene) -> str:
-    """The canonical Russian caption."""
-    return f"{_figures_ru(scene, {})} {ground_ru(scene.ground)}"
+    """Return the canonical Russian caption of a scene."""
+    return f"{_figures_ru(scene, {})} {background_ru(scene.background)}"
 
 
 def caption_variant(scene: Scene, rng: random.Random) -> str:
-    """A Russian caption as people vary it: other size words, ground first, е for ё."""
+    """Return a Russian caption with random variations: size words, word order, е instead of ё."""
     words = {}
     if rng.random() < 0.3:
         words = {"big": "large", "small": "little"}
-    figures, ground = _figures_ru(scene, words), ground_ru(scene.ground)
-    text = f"{ground} {figures}" if rng.random() < 0.3 else f"{figures} {ground}"
+    figures, background = _figures_ru(scene, words), background_ru(scene.background)
+    text = f"{background} {figures}" if rng.random() < 0.3 else f"{figures} {background}"
     return text.replace("ё", "е") if rng.random() < 0.4 else text
 
 
 def partial_caption(scene: Scene, rng: random.Random) -> str:
-    """A Russian caption that leaves out the colours, the ground or both.
+    """Return a Russian caption, possibly without the colours, the background or both.
 
-    A decoder that sees such captions learns what each word means by itself, not only in company.
-    Size words stay: leaving one out says that a figure is of medium size.
+    A decoder that sees such captions learns the meaning of each word on its own. Size words stay,
+    because a caption without one means a figure of medium size.
     """
     figures = _figures_ru(scene, {}, colour=rng.random() < 0.4)
-    return figures if rng.random() < 0.5 else f"{figures} {ground_ru(scene.ground)}"
+    return figures if rng.random() < 0.5 else f"{figures} {background_ru(scene.background)}"
 
 
 def english_caption(scene: Scene) -> str:
-    """The canonical English caption."""
+    """Return the canonical English caption of a scene."""
     return _english(scene, lambda options: options[0])
 
 
 def english_variant(scene: Scene, rng: random.Random) -> str:
-    """An English caption as people vary it: synonyms, no articles, capitals, a full stop."""
+    """Return an English caption with random synonyms, articles, capitals and full stop."""
     text = _english(scene, rng.choice)
     if rng.random() < 0.3:
         text = " ".join(word for word in text.split() if word not in ("a", "an"))
@@ -123,13 +134,19 @@ def english_variant(scene: Scene, rng: random.Random) -> str:
     return text + "." if rng.random() < 0.2 else text
 
 
-def ground_ru(ground: str) -> str:
-    """'на белом фоне'."""
-    return f"на {_inflect(ground, 6)} фоне"
+def background_ru(background: str) -> str:
+    """Return the Russian phrase for a background, such as 'на белом фоне'."""
+    return f"на {_inflect(background, 6)} фоне"
 
 
 def adjective_ru(word: str, feminine: bool, case: str) -> str:
-    """An adjective in a case, 'синяя', 'жёлтого', 'большим'."""
+    """Inflect an adjective for gender and case, as in 'синяя', 'жёлтого', 'большим'.
+
+    Args:
+        word: a key of `ADJECTIVES`.
+        feminine: whether the noun is feminine.
+        case: "nominative", "genitive" or "instrumental".
+    """
     return _inflect(word, _CASES[case] + int(feminine))
 
 
@@ -155,9 +172,10 @@ def _figures_ru(scene: Scene, words: dict[str, str], colour: bool = True) -> str
 
 def _figure_ru(figure: Figure, case: str, words: dict[str, str], colour: bool) -> str:
     noun = NOUNS[figure.shape]
-    said = [] if figure.size == "medium" else [words.get(figure.size, figure.size)]
-    said += [figure.colour] if colour else []
-    adjectives = [adjective_ru(word, noun.feminine, case) for word in said]
+    names = [] if figure.size == "medium" else [words.get(figure.size, figure.size)]
+    if colour:
+        names.append(figure.colour)
+    adjectives = [adjective_ru(name, noun.feminine, case) for name in names]
     return " ".join((*adjectives, getattr(noun, case)))
 
 
@@ -165,8 +183,8 @@ def _english(scene: Scene, choose: Choose) -> str:
     parts = [_figure_en(scene.figures[0], choose)]
     if scene.relation is not None:
         parts += [choose(RELATIONS_EN[scene.relation]), _figure_en(scene.figures[1], choose)]
-    ground = choose(SYNONYMS_EN.get(scene.ground, (scene.ground,)))
-    return " ".join((*parts, "on", _article(ground), ground, "background"))
+    background = choose(SYNONYMS_EN.get(scene.background, (scene.background,)))
+    return " ".join((*parts, "on", _article(background), background, "background"))
 
 
 def _figure_en(figure: Figure, choose: Choose) -> str:

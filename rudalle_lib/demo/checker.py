@@ -1,10 +1,12 @@
-"""The classical checker: what a demo picture shows, and whether that is what its scene asked for.
+"""The classical checker: what a demo image shows, and whether it matches its scene.
 
-No trained network: the ground is the most frequent colour of the border, figures are the connected
-pixels that differ from it, their colour is the median of their interior, and their shape the ideal
-shape that fits best. It is strict: one figure too many or one malformed figure fails the picture.
-Thresholds leave room for what a good VQ-GAN does to a true picture (blur, noise, a tint), not more.
+It uses no trained network. The background is the most frequent colour of the border. Figures are
+the connected pixels that differ from it. The colour of a figure is the median of its interior, its
+shape the ideal shape that fits best. The checker is strict: one extra or malformed figure fails the
+image. Thresholds tolerate what a good VQ-GAN does to a true image (blur, noise, a tint), no more.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +18,15 @@ from skimage.morphology import erosion, opening
 
 from rudalle_lib.demo.drawing import PALETTE
 from rudalle_lib.demo.fitting import Fit, Mask, fit_shape
-from rudalle_lib.demo.scenes import PICTURE, Figure, Scene
+from rudalle_lib.demo.scenes import IMAGE, Figure, Scene
 
 Pixels = NDArray[np.float32]
 
 UNKNOWN = "unknown"
-"""The name of a colour that is no palette colour, and of a size that is too small or too large."""
+"""Name of a colour that is not in the palette, and of a size that is too small or too large."""
+
 PROBLEMS = (
-    "wrong_ground",
+    "wrong_background",
     "wrong_count",
     "malformed",
     "wrong_shape",
@@ -31,19 +34,38 @@ PROBLEMS = (
     "wrong_size",
     "wrong_relation",
 )
-"""Everything that a verdict can complain about, in the order in which it does."""
-SIZE_LIMITS = {"small": (22, 36), "medium": (36, 48), "big": (48, 62)}
-"""Sides in pixels, from and below, by size: half-way between the sides that scenes use."""
+"""All problems that a verdict can list, in this order."""
 
-MOST_FIGURES = 8  # more are a swarm: its largest are described
+SIZE_LIMITS = {"small": (22, 36), "medium": (36, 48), "big": (48, 62)}
+"""Range of sides in pixels (minimum included, maximum excluded) by size. The limits are half-way
+between the sides that scenes use."""
+
+MAX_FIGURES = 8
+"""Figures described per image. If there are more, the largest are described."""
+
 BORDER = 3
-CONTRAST = 32.0  # RGB distance from the ground at which a figure starts
-SPECK_AREA, SPECK_CONTRAST = 12, 80.0  # smaller and fainter than this is no figure
-COLOUR_TOLERANCE = 70.0  # how far a colour may be from the palette's
-COLOUR_LEAD = 0.6  # how much nearer it must be than to the next colour of the palette
-BLEND_TOLERANCE = 60.0  # how far a pixel may be from a blend of its figure and the ground
-PATCH = np.ones((2, 2), np.uint8)  # the least that a foreign colour covers; less is noise
-EDGE_WIDTH = 3  # pixels from a region's rim that antialiasing and blur may tint
+"""Width in pixels of the border from which the background colour is read."""
+
+CONTRAST = 32.0
+"""RGB distance from the background above which a pixel belongs to a figure."""
+
+SPECK_AREA, SPECK_CONTRAST = 12, 80.0
+"""Area in pixels and RGB distance; a region below both is not a figure."""
+
+COLOUR_TOLERANCE = 70.0
+"""Maximum RGB distance between a colour and its palette colour."""
+
+COLOUR_LEAD = 0.6
+"""Maximum ratio of the distances to the nearest and the second nearest palette colour."""
+
+BLEND_TOLERANCE = 60.0
+"""Maximum RGB distance between a pixel and a blend of its figure and the background."""
+
+PATCH = np.ones((2, 2), np.uint8)
+"""Smallest patch of foreign colour that counts; less is noise."""
+
+EDGE_WIDTH = 3
+"""Distance in pixels from a region's edge within which antialiasing and blur may tint pixels."""
 
 _NAMES = tuple(PALETTE)
 _COLOURS = np.asarray([PALETTE[name] for name in _NAMES], np.float32)
@@ -51,11 +73,17 @@ _COLOURS = np.asarray([PALETTE[name] for name in _NAMES], np.float32)
 
 @dataclass(frozen=True)
 class FoundFigure:
-    """A figure as the picture shows it.
+    """A figure as it appears in the image.
 
-    `centre` is the centre (x, y) of its box and `area` its size, in pixels; `fit` is its overlap
-    with the ideal shape (0 to 1), `flaw` the depth in pixels of its worst dent, bump or hole.
-    `malformed` figures are too far from every ideal shape, or cut off by the picture's edge.
+    Args:
+        shape: one of `scenes.SHAPES`.
+        colour: a name in `drawing.PALETTE`, or `UNKNOWN`.
+        size: one of `scenes.SIZES`, or `UNKNOWN`.
+        centre: centre (x, y) of the bounding box in pixels.
+        area: number of pixels.
+        fit: overlap with the ideal shape, 0 to 1.
+        flaw: depth in pixels of the worst dent, bump or hole.
+        malformed: whether no ideal shape fits, or the edge of the image cuts the figure off.
     """
 
     shape: str
@@ -70,7 +98,7 @@ class FoundFigure:
 
 @dataclass(frozen=True)
 class _Region:
-    """Connected pixels: a mask of their bounding box, and where its top left corner lies."""
+    """Connected pixels: a mask of their bounding box, and the position of its top left corner."""
 
     mask: Mask
     left: int
@@ -85,38 +113,46 @@ class _Region:
 
 @dataclass(frozen=True)
 class Description:
-    """What a picture shows; the largest figure first, and of a swarm only the largest few."""
+    """What an image shows. At most `MAX_FIGURES` figures, the largest first."""
 
-    ground: str
+    background: str
     figures: tuple[FoundFigure, ...]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a picture shows its scene, and what is wrong: names of PROBLEMS, each once."""
+    """Whether an image shows its scene, and its problems: names in `PROBLEMS`, without repeats."""
 
     ok: bool
     problems: tuple[str, ...]
 
 
-def describe(picture: NDArray[np.uint8]) -> Description:
-    """Describe a picture, uint8 [128, 128, 3]; ValueError if it is anything else."""
-    if picture.shape != (PICTURE, PICTURE, 3) or picture.dtype != np.uint8:
+def describe(image: NDArray[np.uint8]) -> Description:
+    """Describe an image, uint8 [128, 128, 3].
+
+    Raises:
+        ValueError: if the array has another shape or dtype.
+    """
+    if image.shape != (IMAGE, IMAGE, 3) or image.dtype != np.uint8:
         raise ValueError(
-            f"expected a uint8 picture of {PICTURE} x {PICTURE} x 3, "
-            f"found {picture.dtype} {list(picture.shape)}: resize or convert it first"
+            f"expected a uint8 image of {IMAGE} x {IMAGE} x 3, "
+            f"found {image.dtype} {list(image.shape)}: resize or convert it first"
         )
-    pixels = picture.astype(np.float32)
-    ground = _ground(pixels)
-    regions = sorted(_regions(pixels, ground), key=lambda region: -region.mask.sum())
-    figures = (_figure(region, pixels, ground) for region in regions[:MOST_FIGURES])
-    return Description(_colour_name(ground), tuple(figures))
+    pixels = image.astype(np.float32)
+    background = _background(pixels)
+    regions = sorted(_regions(pixels, background), key=lambda region: -region.mask.sum())
+    figures = (_figure(region, pixels, background) for region in regions[:MAX_FIGURES])
+    return Description(_colour_name(background), tuple(figures))
 
 
-def check(picture: NDArray[np.uint8], scene: Scene) -> Verdict:
-    """Compare a picture, uint8 [128, 128, 3], with the scene it should show."""
-    found = describe(picture)
-    problems = set() if found.ground == scene.ground else {"wrong_ground"}
+def check(image: NDArray[np.uint8], scene: Scene) -> Verdict:
+    """Compare an image, uint8 [128, 128, 3], with the scene that it should show.
+
+    Raises:
+        ValueError: if the array has another shape or dtype.
+    """
+    found = describe(image)
+    problems = set() if found.background == scene.background else {"wrong_background"}
     if len(found.figures) == len(scene.figures):
         problems |= _compare(found.figures, scene)
     else:
@@ -126,13 +162,14 @@ def check(picture: NDArray[np.uint8], scene: Scene) -> Verdict:
 
 
 def _compare(found: tuple[FoundFigure, ...], scene: Scene) -> set[str]:
-    """Problems of the figures, matched with those of the scene in whichever order agrees better."""
+    """Problems of the figures, matched with those of the scene in the order with fewer problems."""
     orders = (found, found[::-1]) if len(found) == 2 else (found,)
-    fewest = min((_complaints(order, scene) for order in orders), key=len)
+    candidates = [_problems_in_order(order, scene) for order in orders]
+    fewest: list[str] = min(candidates, key=len)
     return set(fewest)
 
 
-def _complaints(found: tuple[FoundFigure, ...], scene: Scene) -> list[str]:
+def _problems_in_order(found: tuple[FoundFigure, ...], scene: Scene) -> list[str]:
     pairs = zip(found, scene.figures, strict=True)
     names = [name for pair in pairs for name in _differences(*pair)]
     if scene.relation is not None and _relation(found[0], found[1]) != scene.relation:
@@ -151,15 +188,15 @@ def _differences(found: FoundFigure, wanted: Figure) -> list[str]:
 
 
 def _relation(first: FoundFigure, second: FoundFigure) -> str:
-    """Where the first figure is as seen from the second, by the larger difference of centres."""
+    """Position of the first figure relative to the second, by the larger difference of centres."""
     dx, dy = (a - b for a, b in zip(first.centre, second.centre, strict=True))
     if abs(dx) > abs(dy):
         return "left_of" if dx < 0 else "right_of"
     return "above" if dy < 0 else "below"
 
 
-def _ground(pixels: Pixels) -> Pixels:
-    """The ground's RGB as it is here: the median of the most frequent colour of the border."""
+def _background(pixels: Pixels) -> Pixels:
+    """RGB of the background: the median of the most frequent colour of the border."""
     border = pixels[_frame(BORDER)]  # [n, 3]
     distance = ((border[:, None] - _COLOURS) ** 2).sum(-1)  # [n, colours]
     nearest = distance.argmin(-1)
@@ -167,15 +204,15 @@ def _ground(pixels: Pixels) -> Pixels:
 
 
 def _frame(width: int) -> Mask:
-    """The outermost pixels of a picture."""
-    frame = np.ones((PICTURE, PICTURE), bool)
+    """The outermost pixels of an image."""
+    frame = np.ones((IMAGE, IMAGE), bool)
     frame[width:-width, width:-width] = False
     return frame
 
 
-def _regions(pixels: Pixels, ground: Pixels) -> Iterator[_Region]:
-    """Connected regions that differ from the ground, faint specks left out."""
-    contrast = np.sqrt(((pixels - ground) ** 2).sum(-1))  # [height, width]
+def _regions(pixels: Pixels, background: Pixels) -> Iterator[_Region]:
+    """Connected regions that differ from the background, without faint specks."""
+    contrast = np.sqrt(((pixels - background) ** 2).sum(-1))  # [height, width]
     for found in regionprops(label(contrast > CONTRAST, connectivity=2)):
         rows, columns = found.slice
         strongest = contrast[found.slice][found.image].max()
@@ -183,12 +220,12 @@ def _regions(pixels: Pixels, ground: Pixels) -> Iterator[_Region]:
             yield _Region(found.image, columns.start, rows.start)
 
 
-def _figure(region: _Region, pixels: Pixels, ground: Pixels) -> FoundFigure:
-    """Name one region's colour, shape and size."""
+def _figure(region: _Region, pixels: Pixels, background: Pixels) -> FoundFigure:
+    """Name the colour, shape and size of one region."""
     crop = pixels[region.slices]
     interior = _interior(region.mask)
     colour = np.median(crop[interior if interior.any() else region.mask], axis=0)
-    silhouette = region.mask & _covered(crop, ground, colour, interior)
+    silhouette = region.mask & _covered(crop, background, colour, interior)
     fit = fit_shape(silhouette if silhouette.any() else region.mask)
     x, y = fit.centre
     return FoundFigure(
@@ -204,21 +241,21 @@ def _figure(region: _Region, pixels: Pixels, ground: Pixels) -> FoundFigure:
 
 
 def _interior(blob: Mask) -> Mask:
-    """The pixels of a region that lie farther from its rim than the edge is wide."""
+    """Pixels of a region that are more than `EDGE_WIDTH` from its edge."""
     window = np.ones((2 * EDGE_WIDTH + 1,) * 2, np.uint8)
     return erosion(np.pad(blob, EDGE_WIDTH), window)[EDGE_WIDTH:-EDGE_WIDTH, EDGE_WIDTH:-EDGE_WIDTH]
 
 
-def _covered(crop: Pixels, ground: Pixels, colour: Pixels, interior: Mask) -> Mask:
-    """Pixels covered by the figure at least by half; a foreign patch in the interior is a hole."""
-    span, offset = colour - ground, crop - ground
+def _covered(crop: Pixels, background: Pixels, colour: Pixels, interior: Mask) -> Mask:
+    """Pixels at least half covered by the figure. A patch of foreign colour inside is a hole."""
+    span, offset = colour - background, crop - background
     cover = np.clip(offset @ span / max(float(span @ span), 1.0), 0, 1)  # [height, width]
     foreign = ((offset - cover[..., None] * span) ** 2).sum(-1) > BLEND_TOLERANCE**2
     return (cover >= 0.5) & ~opening(foreign & interior, PATCH)
 
 
 def _colour_name(colour: Pixels) -> str:
-    """The palette colour that is clearly the nearest, or UNKNOWN."""
+    """The palette colour that is clearly the nearest, or `UNKNOWN`."""
     distance = np.sqrt(((_COLOURS - colour) ** 2).sum(-1))
     first, second = np.argsort(distance)[:2]
     limit = min(COLOUR_TOLERANCE, COLOUR_LEAD * distance[second])

@@ -1,8 +1,10 @@
-"""Drawing Suprematist scenes: antialiased figures on a plain ground, 128 x 128 pixels.
+"""Draw Suprematist scenes: antialiased figures on a plain background, 128 x 128 pixels.
 
-A figure's mask is drawn once at eight times its size and reduced (box filter), then reused:
-positions are whole pixels, so every picture is exact and takes microseconds.
+Each figure's mask is drawn once at eight times its size, reduced with a box filter, and cached.
+Positions are whole pixels, so the cached mask fits everywhere and drawing takes microseconds.
 """
+
+from __future__ import annotations
 
 import random
 from functools import lru_cache
@@ -11,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from rudalle_lib.demo.scenes import PICTURE, Placement, Scene, place
+from rudalle_lib.demo.scenes import IMAGE, Placement, Scene, place
 
 PALETTE = {
     "red": (204, 32, 38),
@@ -25,36 +27,48 @@ PALETTE = {
     "beige": (214, 190, 150),
     "grey": (138, 140, 144),
 }
-"""RGB of every colour and ground."""
+"""RGB values (0 to 255) of all colours and backgrounds."""
 
 OVERSAMPLING = 8
+"""Subpixels per pixel on each axis when a mask is drawn."""
 
 
 def draw_scene(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
-    """Lay out and draw a scene; uint8 [128, 128, 3]."""
-    return draw_placements(scene.ground, place(scene, rng))
+    """Lay out and draw a scene. Returns uint8 [128, 128, 3]."""
+    return draw_placements(scene.background, place(scene, rng))
 
 
 def draw_placements(
-    ground: str, placements: tuple[Placement, ...], scale: int = 1
+    background: str, placements: tuple[Placement, ...], scale: int = 1
 ) -> NDArray[np.uint8]:
-    """Draw placed figures on a ground; uint8 [128 * scale, 128 * scale, 3]."""
-    picture = np.empty((PICTURE * scale, PICTURE * scale, 3), np.float32)
-    picture[:] = PALETTE[ground]
+    """Draw placed figures on a background. Returns uint8 [128 * scale, 128 * scale, 3]."""
+    image = np.empty((IMAGE * scale, IMAGE * scale, 3), np.float32)
+    image[:] = PALETTE[background]
     for placed in placements:
         left, top = placed.left * scale, placed.top * scale
         cover = figure_mask(placed.figure.shape, placed.width, placed.height, placed.angle, scale)
-        box = picture[top : top + cover.shape[0], left : left + cover.shape[1]]
+        box = image[top : top + cover.shape[0], left : left + cover.shape[1]]
         colour = np.asarray(PALETTE[placed.figure.colour], np.float32)
         box += cover[..., None] * (colour - box)
-    return np.rint(picture).astype(np.uint8)
+    return np.rint(image).astype(np.uint8)
 
 
 @lru_cache(maxsize=512)
 def figure_mask(
     shape: str, width: int, height: int, angle: int = 0, scale: int = 1
 ) -> NDArray[np.float32]:
-    """Coverage of a figure's bounding box; float32 [height * scale, width * scale] in [0, 1]."""
+    """Return how much of each pixel of its bounding box a figure covers.
+
+    Args:
+        shape: one of `scenes.SHAPES`.
+        width: width of the bounding box in pixels.
+        height: height of the bounding box in pixels.
+        angle: of a bar, in degrees.
+        scale: factor by which the figure is enlarged.
+
+    Returns:
+        Coverage, float32 [height * scale, width * scale] in [0, 1].
+    """
     fine = OVERSAMPLING * scale
     mask = Image.new("L", (width * fine, height * fine))
     pen = ImageDraw.Draw(mask)
@@ -67,7 +81,7 @@ def figure_mask(
 
 
 def _fill(pen: ImageDraw.ImageDraw, outline: list[tuple[float, float]]) -> None:
-    """Fill a polygon; upright rectangles exactly, where Pillow's polygons reach a pixel too far."""
+    """Fill a polygon. Upright rectangles are exact; Pillow's polygons extend one pixel too far."""
     (x0, y0), (x1, y1) = outline[0], outline[2]
     if outline[1::2] == [(x1, y0), (x0, y1)]:
         pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=255)
@@ -78,10 +92,10 @@ def _fill(pen: ImageDraw.ImageDraw, outline: list[tuple[float, float]]) -> None:
 def outlines(
     shape: str, width: float, height: float, angle: int = 0
 ) -> list[list[tuple[float, float]]]:
-    """Corner points (x, y) of the polygons that make a figure within its bounding box.
+    """Return the corners (x, y) of the polygons that form a figure within its bounding box.
 
-    Triangles stand upright, twice as steep as wide; a cross is two beams; tilted bars run corner to
-    corner at 45 or 135 degrees.
+    Triangles are upright and isosceles, as high as wide. A cross consists of two beams. Tilted bars
+    run from corner to corner at 45 or 135 degrees.
     """
     if shape == "triangle":
         return [[(width / 2, 0), (width, height), (0, height)]]
@@ -95,7 +109,7 @@ def outlines(
 
 
 def cross_arm(side: int) -> int:
-    """Thickness of a cross's beams in pixels, such that they lie on the grid."""
+    """Return the thickness of a cross's beams in pixels, aligned with the grid."""
     return {32: 12, 40: 16, 56: 24}.get(side, side * 2 // 5)
 
 
@@ -104,7 +118,7 @@ def _rectangle(x0: float, y0: float, x1: float, y1: float) -> list[tuple[float, 
 
 
 def _tilted_bar(side: float, rising: bool) -> list[tuple[float, float]]:
-    """A bar at 45 degrees in a square box; its end edges span `cut` pixels on each axis."""
+    """A bar at 45 degrees in a square box. Its end edges span `cut` pixels on each axis."""
     cut = 12 if side >= 64 else 8
     points = [(0, side - cut), (side - cut, 0), (side, cut), (cut, side)]
     return points if rising else [(side - x, y) for x, y in points]

@@ -1,11 +1,13 @@
-"""Which ideal shape a silhouette is, and how well it fits: geometry, no trained network.
+"""Find the ideal shape that best fits a silhouette, by geometry without a trained network.
 
-Every candidate shape has its size and place computed in closed form from the silhouette's moments
-and box, is drawn as a distance field, and laid over the silhouette. Two measures come out: the
-overlap (intersection over union), which says which shape it is, and the flaw, how deep in pixels
-the two disagree, which says whether it is well made. The overlap alone would forgive a large shape
-a bite that anyone sees; the flaw alone would forgive a small circle that wobbles.
+The size and position of each candidate shape are computed in closed form from the silhouette's
+moments and bounding box. The candidate is then drawn as a distance field and compared with the
+silhouette by two measures. The overlap (intersection over union) decides which shape it is. The
+flaw, the depth in pixels of their disagreement, decides whether it is well formed. Both are needed:
+overlap alone accepts a large shape with a visible bite, flaw alone accepts a small wobbly circle.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,26 +18,43 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 Field = NDArray[np.float64]
 
-LEAST_OVERLAP = 0.95
+MIN_OVERLAP = 0.95
 """Overlap below which a figure is malformed."""
-LEAST_MARGIN = 0.03
-"""Lead in overlap over the next best shape below which a figure is neither, so malformed."""
-LARGEST_FLAW = 1.75
-"""Depth in pixels above which a dent, a bump or a hole makes a figure malformed."""
-PAD = 6  # pixels around the silhouette into which a candidate may reach
-EDGE = 0.5  # the edge crosses pixels whose centres are this near
-FLAW_RANK = 3  # the flaw is the depth of this pixel, from the deepest
-BAR_ASPECT = (2.2, 5.8)  # length to thickness; scenes have 3.3 to 5
-ARM_RATIO = (0.26, 0.52)  # thickness of a cross's beams to their length; scenes have 0.33 to 0.43
+
+MIN_MARGIN = 0.03
+"""Lead in overlap over the next best shape below which a figure is ambiguous, so malformed."""
+
+MAX_FLAW = 1.75
+"""Depth in pixels above which a dent, bump or hole makes a figure malformed."""
+
+PAD = 6
+"""Pixels added around the silhouette, into which a candidate may extend."""
+
+EDGE = 0.5
+"""Pixels whose centres are at most this far from a candidate's edge count as edge pixels."""
+
+FLAW_RANK = 3
+"""The flaw is the depth of the pixel with this rank, counted from the deepest."""
+
+BAR_ASPECT = (2.2, 5.8)
+"""Accepted range of a bar's length divided by its thickness. Scenes use 3.3 to 5."""
+
+ARM_RATIO = (0.26, 0.52)
+"""Accepted range of the thickness of a cross's beams divided by their length. Scenes use 0.33 to
+0.43."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The ideal shape that lies best over a silhouette, in pixels.
+    """The ideal shape that fits a silhouette best. Lengths and positions are in pixels.
 
-    `side` is the side of the figure's square as in `scenes.SIDES`; `centre` is the centre (x, y) of
-    its bounding box; `overlap` is intersection over union, `margin` its lead over the next best
-    shape; `flaw` is the depth of the disagreement.
+    Args:
+        shape: one of `scenes.SHAPES`.
+        side: side of the figure's square, as in `scenes.SIDES`.
+        centre: centre (x, y) of the bounding box.
+        overlap: intersection over union, 0 to 1.
+        margin: lead of `overlap` over the next best shape.
+        flaw: depth of the worst disagreement.
     """
 
     shape: str
@@ -47,15 +66,13 @@ class Fit:
 
     @property
     def malformed(self) -> bool:
-        """Whether the silhouette is too far from every ideal shape, or between two of them."""
-        return (
-            self.overlap < LEAST_OVERLAP or self.margin < LEAST_MARGIN or self.flaw > LARGEST_FLAW
-        )
+        """Whether the silhouette matches no ideal shape, or two of them about equally."""
+        return self.overlap < MIN_OVERLAP or self.margin < MIN_MARGIN or self.flaw > MAX_FLAW
 
 
 @dataclass(frozen=True)
 class _Ideal:
-    """A candidate: its measures, and at every pixel its signed distance (negative inside)."""
+    """A candidate: its measures and the signed distance of each pixel (negative inside)."""
 
     shape: str
     side: float
@@ -65,7 +82,7 @@ class _Ideal:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Area, centroid, second moments and box of a silhouette, pixels counted as unit squares."""
+    """Area, centroid, second moments and box of a silhouette whose pixels are unit squares."""
 
     area: float
     x: float
@@ -77,7 +94,7 @@ class _Moments:
 
 
 def fit_shape(silhouette: Mask) -> Fit:
-    """The best of all ideal shapes for a silhouette, bool [height, width] with a pixel set."""
+    """Fit all ideal shapes to a silhouette, bool [height, width] and not empty; return the best."""
     mask = np.pad(silhouette, PAD)
     ranked = sorted(((_overlap(mask, i), i) for i in _ideals(mask)), key=lambda pair: -pair[0])
     overlap, best = ranked[0]
@@ -88,7 +105,7 @@ def fit_shape(silhouette: Mask) -> Fit:
 
 
 def _differing(mask: Mask, ideal: _Ideal) -> Mask:
-    """Where silhouette and ideal disagree; pixels that the ideal's edge crosses agree."""
+    """Pixels where silhouette and ideal disagree, except those on the ideal's edge."""
     return (mask ^ (ideal.distance <= 0)) & (np.abs(ideal.distance) > EDGE)
 
 
@@ -99,7 +116,7 @@ def _overlap(mask: Mask, ideal: _Ideal) -> float:
 
 
 def _flaw(mask: Mask, ideal: _Ideal) -> float:
-    """Depth of the worst disagreement in pixels, the two deepest pixels left out as noise."""
+    """Depth of the worst disagreement in pixels. The two deepest pixels are ignored as noise."""
     depths = np.sort(np.abs(ideal.distance[_differing(mask, ideal)]))
     return float(depths[-FLAW_RANK]) if len(depths) >= FLAW_RANK else 0.0
 
@@ -114,7 +131,7 @@ def _moments(mask: Mask) -> _Moments:
 
 
 def _ideals(mask: Mask) -> Iterator[_Ideal]:
-    """Every candidate that the silhouette's proportions allow."""
+    """All candidates that the silhouette's proportions allow."""
     moments = _moments(mask)
     height, width = mask.shape
     x = np.arange(width, dtype=np.float64)[None, :] + 0.5  # pixel centres, [1, width]
@@ -140,7 +157,7 @@ def _circle(m: _Moments, x: Field, y: Field) -> _Ideal:
 
 
 def _triangle(m: _Moments, x: Field, y: Field) -> _Ideal:
-    """Upright, as wide as high: its centroid lies two thirds down, its flanks fall two to one."""
+    """Upright and as wide as high. The centroid is two thirds down; the flanks have slope 2."""
     side = (2 * m.area) ** 0.5
     top = m.y - side * 2 / 3
     flanks = (2 * np.abs(x - m.x) - (y - top)) / 5**0.5
@@ -149,7 +166,7 @@ def _triangle(m: _Moments, x: Field, y: Field) -> _Ideal:
 
 
 def _cross(m: _Moments, x: Field, y: Field) -> Iterator[_Ideal]:
-    """Two equal beams: the box gives their length, the area 2 side arm - arm^2 their thickness."""
+    """Two equal beams. The box gives their length, the area (2 side arm - arm^2) their width."""
     left, top, right, bottom = m.box
     side = (right - left + bottom - top) / 2
     arm = side - max(side * side - m.area, 0) ** 0.5
@@ -160,7 +177,7 @@ def _cross(m: _Moments, x: Field, y: Field) -> Iterator[_Ideal]:
 
 
 def _bar(m: _Moments, x: Field, y: Field, angle: int) -> Iterator[_Ideal]:
-    """A long rectangle at an angle (degrees, counter-clockwise as seen)."""
+    """A long rectangle at an angle in degrees, counter-clockwise on screen."""
     turn = np.deg2rad(angle)
     cos, sin = float(np.cos(turn)), float(-np.sin(turn))  # rows run downwards
     length = (12 * (m.xx * cos * cos + 2 * m.xy * sin * cos + m.yy * sin * sin)) ** 0.5
@@ -173,12 +190,12 @@ def _bar(m: _Moments, x: Field, y: Field, angle: int) -> Iterator[_Ideal]:
 
 
 def _bar_side(length: float, thickness: float, angle: int) -> float:
-    """The side that a bar of this length stands for, as scenes lay bars out."""
+    """The side, as in `scenes.SIDES`, of the figure whose bar has this length."""
     if angle in (0, 90):
         return length - 8
     return (length + thickness) / 2**0.5 - 8
 
 
 def _rectangle(dx: Field, dy: Field, width: float, height: float) -> Field:
-    """Signed distance from a rectangle about the origin; outside its corners a lower bound."""
+    """Signed distance from a rectangle at the origin. Beyond the corners it is a lower bound."""
     return np.maximum(np.abs(dx) - width / 2, np.abs(dy) - height / 2)

@@ -1,9 +1,9 @@
-"""The demo's prompt table: compositions in Russian and English, and a few rows bad on purpose.
+"""The demo's prompt table: compositions in Russian and English, and a few deliberately bad rows.
 
     python -m rudalle_lib.demo.prompt_table
 
-writes `prompts.csv` beside this file. Captions come from the demo grammar, so every good row is
-something that the demo decoder can have learnt to draw; the bad ones show what becomes of them.
+This writes `prompts.csv` next to this file. Captions come from the demo grammar, so the demo
+decoder can draw all good rows. The bad rows show how rows are rejected.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from rudalle_lib.demo.captions import english_caption, russian_caption
 from rudalle_lib.demo.scenes import Figure, Scene
 
 COLUMNS = ("prompt", "images", "seed", "top_p", "theme")
-"""`theme` is no column of ours: it shows that others pass through to the dataset."""
+"""Columns of the table. `theme` is not a known column; it shows that others are passed through."""
 
 Row = dict[str, str]
 
-#: theme -> lines of "figure | ground" or "figure | relation | figure | ground".
 RUSSIAN = {
     "malevich": """
         black square | white
@@ -76,6 +75,9 @@ RUSSIAN = {
         red circle | below | blue square | white
     """,
 }
+"""Scenes with Russian captions, by theme. Each line is "figure | background" or
+"figure | relation | figure | background"."""
+
 ENGLISH = {
     "english": """
         black square | white
@@ -102,12 +104,16 @@ ENGLISH = {
         yellow bar | above | violet square | black
     """
 }
+"""Scenes with English captions, in the same form."""
+
 OVERRIDES = {
     "чёрный квадрат на белом фоне": {"images": "16"},
     "чёрный круг на белом фоне": {"images": "4"},
     "чёрный крест на белом фоне": {"images": "4", "seed": "1915"},
     "красный квадрат на белом фоне": {"top_p": "0.8"},
 }
+"""Values of other columns, by prompt."""
+
 BAD: tuple[Row, ...] = (
     {"prompt": "", "theme": "bad: null"},
     {"prompt": "   ", "theme": "bad: empty"},
@@ -116,10 +122,11 @@ BAD: tuple[Row, ...] = (
     {"prompt": "большой синий крест на сером фоне", "top_p": "1.7", "theme": "bad: override"},
     {"prompt": "  чёрный  квадрат на белом фоне ", "images": "16", "theme": "bad: duplicate"},
 )
+"""Rows that are rejected."""
 
 
 def rows() -> list[Row]:
-    """The table, the bad rows spread among the good ones."""
+    """Return the rows of the table, with the bad rows spread among the good ones."""
     table = [*_good(RUSSIAN, english=False), *_good(ENGLISH, english=True)]
     for number, bad in enumerate(BAD, start=1):
         table.insert(number * 11, bad)
@@ -127,7 +134,7 @@ def rows() -> list[Row]:
 
 
 def to_csv() -> str:
-    """The table as CSV text; cells without a value are empty."""
+    """Return the table as CSV text. Cells without a value are empty."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -144,15 +151,15 @@ def _good(themes: dict[str, str], english: bool) -> Iterator[Row]:
 
 
 def _scene(parts: list[str]) -> Scene:
-    *figures, ground = parts
+    *figures, background = parts
     if len(figures) == 1:
-        return Scene(ground, (_figure(figures[0]),))
+        return Scene(background, (_figure(figures[0]),))
     first, relation, second = figures
-    return Scene(ground, (_figure(first), _figure(second)), relation)
+    return Scene(background, (_figure(first), _figure(second)), relation)
 
 
-def _figure(words: str) -> Figure:
-    *size, colour, shape = words.split()
+def _figure(text: str) -> Figure:
+    *size, colour, shape = text.split()
     return Figure(shape, colour, size[0] if size else "medium")
 
 

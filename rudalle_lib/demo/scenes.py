@@ -1,12 +1,15 @@
-"""Suprematist scenes: what a demo picture shows, before a pixel is drawn.
+"""Suprematist scenes: what a demo image shows, independent of pixels.
 
-A scene is one figure, or two with a relation, on a plain ground. Positions and sizes lie on a grid
-of eight pixels, a token of the demo VQ-GAN, so that a decoder of a few million parameters can learn
-every edge it will have to draw, and a square is a matter of counting whole tokens.
-A fifth of the (shape, colour, ground) combinations is held out from all training: for every colour
-on every ground one of the five shapes has never been seen (a Latin-square design), so that the
-figures in the README measure composition, not memory.
+A scene is one figure, or two figures with a relation, on a plain background. Positions and sizes
+are on a grid of eight pixels, the size of a token of the demo VQ-GAN. There are therefore few
+different edges, and a decoder of a few million parameters can learn them all.
+
+A fifth of the (shape, colour, background) combinations is held out from all training: for each
+colour on each background, one of the five shapes is never seen (a Latin-square design). The
+measured quality therefore shows composition, not memory.
 """
+
+from __future__ import annotations
 
 import random
 from dataclasses import dataclass
@@ -14,25 +17,29 @@ from functools import cache
 
 SHAPES = ("square", "circle", "triangle", "cross", "bar")
 COLOURS = ("red", "blue", "yellow", "green", "orange", "violet", "black", "white")
-GROUNDS = ("white", "black", "beige", "grey")
+BACKGROUNDS = ("white", "black", "beige", "grey")
 RELATIONS = ("left_of", "right_of", "above", "below")
 SIDES = {"small": 32, "medium": 40, "big": 56}
 """Side of a figure's square in pixels, by size."""
+
 SIZES = tuple(SIDES)
 
-PICTURE = 128
-"""Side of a picture in pixels."""
+IMAGE = 128
+"""Side of an image in pixels."""
+
 STEP, MARGIN, GAP = 8, 4, 8
-"""Grid of positions, border left free, and the least distance of two figures, in pixels."""
+"""Grid of positions, width of the empty border, and minimum gap between two figures, in pixels."""
 
 Combination = tuple[str, str, str]
+"""Shape, colour and background."""
+
 Box = tuple[int, int, int]
-"""Width and height of a figure's bounding box in pixels, and for bars the angle in degrees."""
+"""Width and height of a figure's bounding box in pixels, and its angle in degrees (bars only)."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure as a caption names it."""
+    """One figure as a caption describes it."""
 
     shape: str
     colour: str
@@ -41,20 +48,20 @@ class Figure:
 
 @dataclass(frozen=True)
 class Scene:
-    """A ground with one figure, or with two figures and the relation of the first to the second."""
+    """A background with one figure, or with two and the relation of the first to the second."""
 
-    ground: str
+    background: str
     figures: tuple[Figure, ...]
     relation: str | None = None
 
     def combinations(self) -> tuple[Combination, ...]:
-        """The (shape, colour, ground) of each figure."""
-        return tuple((f.shape, f.colour, self.ground) for f in self.figures)
+        """Return the (shape, colour, background) of each figure."""
+        return tuple((f.shape, f.colour, self.background) for f in self.figures)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a figure lies: its bounding box in pixels and, for bars, the angle in degrees."""
+    """Position of a figure: its bounding box in pixels and, for bars, the angle in degrees."""
 
     figure: Figure
     left: int
@@ -71,46 +78,52 @@ class Placement:
 
 @cache
 def all_combinations() -> tuple[Combination, ...]:
-    """Every (shape, colour, ground) that can be seen: the colour differs from the ground."""
-    return tuple((s, c, g) for s in SHAPES for c in COLOURS for g in GROUNDS if c != g)
+    """Return all (shape, colour, background) whose colour differs from the background."""
+    return tuple((s, c, b) for s in SHAPES for c in COLOURS for b in BACKGROUNDS if c != b)
 
 
 @cache
 def is_held_out(combination: Combination) -> bool:
-    """Whether a (shape, colour, ground) is kept out of all training (30 of 150)."""
-    shape, colour, ground = combination
-    row, column = COLOURS.index(colour), GROUNDS.index(ground)
+    """Return whether a (shape, colour, background) is held out from training (30 of 150)."""
+    shape, colour, background = combination
+    row, column = COLOURS.index(colour), BACKGROUNDS.index(background)
     return (row + 2 * column + 3) % len(SHAPES) == SHAPES.index(shape)
 
 
 def has_held_out(scene: Scene) -> bool:
-    """Whether any figure of the scene is a held-out combination."""
+    """Return whether any figure of the scene is a held-out combination."""
     return any(is_held_out(c) for c in scene.combinations())
 
 
 def random_scene(rng: random.Random, held_out: bool = False, single_share: float = 0.4) -> Scene:
-    """Draw a scene: of seen combinations only, or with a held-out combination as its first figure.
+    """Draw a random scene.
 
-    Held-out scenes are stratified by drawing the combination itself uniformly; their second figure
-    may be any combination on the same ground.
+    Args:
+        rng: source of randomness.
+        held_out: if False, use only combinations seen in training. If True, the first figure is a
+            held-out combination, drawn uniformly, and the second figure is any combination on the
+            same background.
+        single_share: probability of a scene with one figure, 0 to 1.
     """
     pool = [c for c in all_combinations() if is_held_out(c) == held_out]
-    shape, colour, ground = rng.choice(pool)
+    shape, colour, background = rng.choice(pool)
     first = Figure(shape, colour, rng.choice(SIZES))
     if rng.random() < single_share:
-        return Scene(ground, (first,))
+        return Scene(background, (first,))
     partners = [
         (s, c)
-        for s, c, g in all_combinations()
-        if g == ground and (s, c) != (shape, colour) and (held_out or not is_held_out((s, c, g)))
+        for s, c, b in all_combinations()
+        if b == background
+        and (s, c) != (shape, colour)
+        and (held_out or not is_held_out((s, c, b)))
     ]
     second = Figure(*rng.choice(partners), rng.choice(SIZES))
     figures = (first, second) if held_out or rng.random() < 0.5 else (second, first)
-    return Scene(ground, figures, rng.choice(RELATIONS))
+    return Scene(background, figures, rng.choice(RELATIONS))
 
 
 def place(scene: Scene, rng: random.Random) -> tuple[Placement, ...]:
-    """Lay a scene out: bar angles and positions that respect relation and gap."""
+    """Choose random positions and bar angles that respect relation and gap."""
     while True:
         drawn = [rng.choice(boxes(figure.shape, figure.size)) for figure in scene.figures]
         placements = tuple(
@@ -122,7 +135,7 @@ def place(scene: Scene, rng: random.Random) -> tuple[Placement, ...]:
 
 
 def boxes(shape: str, size: str) -> tuple[Box, ...]:
-    """The boxes in which a figure of this shape and size may be drawn; bars lie at any of four."""
+    """Return the boxes in which a figure may be drawn: four for bars, one for other shapes."""
     side = SIDES[size]
     if shape != "bar":
         return ((side, side, 0),)
@@ -132,12 +145,12 @@ def boxes(shape: str, size: str) -> tuple[Box, ...]:
 
 
 def _free(rng: random.Random, length: int) -> int:
-    """A position on the grid at which a figure of this length stays inside the margins."""
-    return rng.randrange(MARGIN, PICTURE - MARGIN - length + 1, STEP)
+    """A random position on the grid at which a figure of this length is inside the margins."""
+    return rng.randrange(MARGIN, IMAGE - MARGIN - length + 1, STEP)
 
 
 def keeps_relation(placements: tuple[Placement, ...], relation: str | None) -> bool:
-    """Whether two boxes keep their gap and stand clearly in the relation, not diagonally."""
+    """Return whether two boxes keep their gap and are clearly in the relation, not diagonal."""
     if relation is None:
         return True
     first, second = placements

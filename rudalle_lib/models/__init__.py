@@ -1,1 +1,1 @@
-"""The networks of the published models: torch only, with the published state-dict names."""
+"""The networks of the published models, in plain torch, with the published state-dict names."""

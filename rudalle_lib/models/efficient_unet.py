@@ -1,11 +1,11 @@
-"""A U-Net over an EfficientNet: which pixels of a picture belong to which class.
+"""A U-Net with an EfficientNet encoder, for the segmentation of images.
 
 Papers: Ronneberger et al., "U-Net", arXiv 1505.04597; Tan and Le, "EfficientNet", arXiv 1905.11946.
-Original: qubvel/segmentation_models.pytorch 0.1.3 with lukemelas/EfficientNet-PyTorch 0.6.3, in
-which the published network was trained; parameter names are theirs. Its fixed paddings are those
-of "same" convolutions over even sides, which is what all sides here are.
+Source: qubvel/segmentation_models.pytorch 0.1.3 with lukemelas/EfficientNet-PyTorch 0.6.3, with
+which the published network was trained; parameter names are theirs. The fixed paddings here equal
+their "same" convolutions, because all sides are even.
 
-Shape legend: B batch, H W picture, C channels, K classes.
+Shape legend: B batch, H W image, C channels, K classes.
 """
 
 from __future__ import annotations
@@ -18,19 +18,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PICTURE_CHANNELS = 3
+IMAGE_CHANNELS = 3
+"""Colour channels of an image: RGB."""
+
 STEM_CHANNELS = 32
+"""Output channels of the first convolution of EfficientNet-B0."""
+
 CHANNEL_STEP = 8
+"""Scaled channel counts are rounded to a multiple of this."""
+
 SQUEEZE = 4
-"""A block's channels for each channel that its squeeze-and-excitation works with."""
+"""Factor by which squeeze-and-excitation reduces a block's input channels."""
+
 ENCODER_EPS = 1e-3
+"""Epsilon of the encoder's batch norms."""
 
 SIDE_MULTIPLE = 32
-"""The encoder halves a picture five times."""
+"""Image sides must be multiples of this, because the encoder halves them five times."""
 
 
 class Stage(NamedTuple):
-    """Blocks of one kind in EfficientNet-B0; the first of them has the stride."""
+    """Consecutive blocks of one kind in EfficientNet-B0; only the first has the stride."""
 
     blocks: int
     kernel: int
@@ -48,19 +56,24 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
-PASSED_ON = (1, 2, 4, 6)
-"""Stages whose result goes to the decoder, besides that of the stem."""
+"""The stages of EfficientNet-B0."""
+
+SKIP_STAGES = (1, 2, 4, 6)
+"""Stages whose output goes to the decoder, in addition to that of the stem."""
 
 
 @dataclass(frozen=True)
 class EfficientUnetConfig:
     """Sizes of an `EfficientUnet`; the defaults are an EfficientNet-B5 and two classes.
 
-    Attributes:
-        width: factor of the channels of EfficientNet-B0.
-        depth: factor of its blocks.
-        decoder_channels: after each of the five enlargements.
-        classes: that pixels are told apart into.
+    Args:
+        width: factor of EfficientNet-B0's channels.
+        depth: factor of EfficientNet-B0's blocks.
+        decoder_channels: output channels of the five decoder blocks.
+        classes: number of classes.
+
+    Raises:
+        ValueError: there are not five `decoder_channels`.
     """
 
     width: float = 1.6
@@ -73,24 +86,24 @@ class EfficientUnetConfig:
             raise ValueError(f"expected five decoder_channels, found {self.decoder_channels}")
 
     def channels(self, base: int) -> int:
-        """Channels of the base network, widened and rounded to a multiple of eight."""
-        wanted = base * self.width
-        rounded = max(CHANNEL_STEP, int(wanted + CHANNEL_STEP / 2) // CHANNEL_STEP * CHANNEL_STEP)
-        return rounded if rounded >= 0.9 * wanted else rounded + CHANNEL_STEP
+        """Scale a channel count of EfficientNet-B0 and round it to a multiple of `CHANNEL_STEP`."""
+        exact = base * self.width
+        rounded = max(CHANNEL_STEP, int(exact + CHANNEL_STEP / 2) // CHANNEL_STEP * CHANNEL_STEP)
+        return rounded if rounded >= 0.9 * exact else rounded + CHANNEL_STEP
 
     def blocks(self, base: int) -> int:
-        """Blocks of a stage of the base network, deepened."""
+        """Scale a number of blocks of EfficientNet-B0."""
         return math.ceil(base * self.depth)
 
     @property
     def encoder_channels(self) -> tuple[int, ...]:
-        """Of the five maps that the encoder passes on, the largest map first."""
-        bases = (STEM_CHANNELS, *(STAGES[stage].channels for stage in PASSED_ON))
+        """Channels of the five maps that go to the decoder, from the largest map on."""
+        bases = (STEM_CHANNELS, *(STAGES[stage].channels for stage in SKIP_STAGES))
         return tuple(self.channels(base) for base in bases)
 
 
 class EfficientUnet(nn.Module):
-    """Tells the pixels of RGB pictures apart into classes."""
+    """Classifies each pixel of RGB images."""
 
     def __init__(self, config: EfficientUnetConfig) -> None:
         super().__init__()
@@ -100,17 +113,24 @@ class EfficientUnet(nn.Module):
         last = config.decoder_channels[-1]
         self.segmentation_head = nn.Sequential(nn.Conv2d(last, config.classes, 3, padding=1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Pictures float [B, 3, H, W] in [0, 1] to logits [B, K, H, W].
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify pixels.
 
-        H and W must be multiples of 32.
+        Args:
+            images: float [B, 3, H, W] in [0, 1]; H and W must be multiples of 32.
+
+        Returns:
+            Logits [B, K, H, W].
+
+        Raises:
+            ValueError: the sides are not multiples of 32.
         """
-        height, width = pictures.shape[-2:]
+        height, width = images.shape[-2:]
         if height % SIDE_MULTIPLE or width % SIDE_MULTIPLE:
             raise ValueError(
                 f"sides must be multiples of {SIDE_MULTIPLE}, found {width} x {height}"
             )
-        logits: Tensor = self.segmentation_head(self.decoder(self.encoder(pictures)))
+        logits: Tensor = self.segmentation_head(self.decoder(self.encoder(images)))
         return logits
 
 
@@ -120,7 +140,7 @@ class Encoder(nn.Module):
     def __init__(self, config: EfficientUnetConfig) -> None:
         super().__init__()
         channels = config.channels(STEM_CHANNELS)
-        self._conv_stem = SameConv(PICTURE_CHANNELS, channels, 3, stride=2)
+        self._conv_stem = SameConv(IMAGE_CHANNELS, channels, 3, stride=2)
         self._bn0 = nn.BatchNorm2d(channels, eps=ENCODER_EPS)
         blocks: list[Block] = []
         ends: list[int] = []
@@ -131,15 +151,15 @@ class Encoder(nn.Module):
                 channels = channels_out
             ends.append(len(blocks))
         self._blocks = nn.ModuleList(blocks)
-        self.passed_on = tuple(ends[stage] - 1 for stage in PASSED_ON)
+        self.skip_blocks = tuple(ends[stage] - 1 for stage in SKIP_STAGES)
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Maps of 1/2, 1/4, 1/8, 1/16 and 1/32 of the picture's sides."""
-        x = F.silu(self._bn0(self._conv_stem(pictures)))
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Compute maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image's sides."""
+        x = F.silu(self._bn0(self._conv_stem(images)))
         maps = [x]
         for number, block in enumerate(self._blocks):
             x = block(x)
-            if number in self.passed_on:
+            if number in self.skip_blocks:
                 maps.append(x)
         return maps
 
@@ -147,7 +167,7 @@ class Encoder(nn.Module):
 class Block(nn.Module):
     """A mobile inverted bottleneck with squeeze-and-excitation.
 
-    The `first` of a stage has its stride, and adds nothing to what it was given.
+    The `first` block of a stage has its stride and no residual connection.
     """
 
     def __init__(self, channels: int, channels_out: int, stage: Stage, first: bool) -> None:
@@ -168,7 +188,7 @@ class Block(nn.Module):
         self._bn2 = nn.BatchNorm2d(channels_out, eps=ENCODER_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C', H / stride, W / stride]."""
+        """Apply the layer. [B, C, H, W] -> [B, C', H / stride, W / stride]."""
         inner = F.silu(self._bn0(self._expand_conv(x))) if self.expands else x
         inner = F.silu(self._bn1(self._depthwise_conv(inner)))
         mean = inner.mean((2, 3), keepdim=True)  # [B, C, 1, 1]
@@ -178,47 +198,47 @@ class Block(nn.Module):
 
 
 class SameConv(nn.Conv2d):
-    """A convolution that keeps, or exactly halves, even sides; what is odd is padded behind."""
+    """A convolution that keeps or halves even sides; odd padding goes to the bottom and right."""
 
     def __init__(
         self, channels: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1
     ) -> None:
         super().__init__(channels, channels_out, kernel, stride, groups=groups, bias=False)
-        before, behind = (kernel - stride) // 2, (kernel - stride + 1) // 2
-        self.edges = (before, behind, before, behind)
+        before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
+        self.edges = (before, after, before, after)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C', H / stride, W / stride]."""
+        """Apply the layer. [B, C, H, W] -> [B, C', H / stride, W / stride]."""
         return super().forward(F.pad(x, self.edges))
 
 
 class Decoder(nn.Module):
-    """From the smallest map back to the picture's size, with the encoder's maps beside it."""
+    """Upsamples from the smallest map to the image's size, with skip connections."""
 
     def __init__(self, config: EfficientUnetConfig) -> None:
         super().__init__()
-        deepest, *skipped = reversed(config.encoder_channels)
+        deepest, *skips = reversed(config.encoder_channels)
         inputs = (deepest, *config.decoder_channels)
         self.blocks = nn.ModuleList(
-            DecoderBlock(channels + beside, channels_out)
-            for channels, beside, channels_out in zip(
-                inputs, (*skipped, 0), config.decoder_channels, strict=False
+            DecoderBlock(channels + skip, channels_out)
+            for channels, skip, channels_out in zip(
+                inputs, (*skips, 0), config.decoder_channels, strict=False
             )
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """The encoder's maps to [B, C, H, W]."""
-        x, *skipped = reversed(maps)
+        """Combine the encoder's maps into features [B, C, H, W]."""
+        x, *skips = reversed(maps)
         for number, block in enumerate(self.blocks):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            if number < len(skipped):
-                x = torch.cat((x, skipped[number]), dim=1)
+            if number < len(skips):
+                x = torch.cat((x, skips[number]), dim=1)
             x = block(x)
         return x
 
 
 class DecoderBlock(nn.Module):
-    """Two convolutions."""
+    """Two convolutions, each with batch norm and ReLU."""
 
     def __init__(self, channels: int, channels_out: int) -> None:
         super().__init__()
@@ -226,12 +246,12 @@ class DecoderBlock(nn.Module):
         self.conv2 = conv_norm(channels_out, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] to [B, C', H, W]."""
+        """Apply the block. [B, C, H, W] -> [B, C', H, W]."""
         return F.relu(self.conv2(F.relu(self.conv1(x))))
 
 
 def conv_norm(channels: int, channels_out: int) -> nn.Sequential:
-    """A 3x3 convolution and its normalisation."""
+    """Build a 3x3 convolution with padding 1, followed by batch norm."""
     return nn.Sequential(
         nn.Conv2d(channels, channels_out, 3, padding=1, bias=False), nn.BatchNorm2d(channels_out)
     )

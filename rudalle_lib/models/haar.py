@@ -1,6 +1,6 @@
 """The inverse Haar wavelet transform at the end of the VQ-GAN's DWT decoder.
 
-Original: ai-forever/ru-dalle, `rudalle/vae/decoder_dwt.py`.
+Source: ai-forever/ru-dalle, `rudalle/vae/decoder_dwt.py`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-PICTURE_CHANNELS = 3
+IMAGE_CHANNELS = 3
+"""Colour channels of an image: RGB."""
+
 HAAR_BANDS = 4
+"""Bands per colour channel: one low band and three high bands."""
 
 
 class InverseHaar(nn.Module):
-    """One level of the inverse Haar (db1) transform: [B, 12, H, W] to [B, 3, 2H, 2W].
+    """One level of the inverse Haar (db1) transform: [B, 12, H, W] -> [B, 3, 2H, 2W].
 
-    Channels: 3 of the low band, then for each colour its 3 high bands (rows, columns, both).
-    The filters are buffers because the published checkpoint carries them.
+    Input channels: the low band of all 3 colours, then the 3 high bands per colour (rows, columns,
+    both). The filters are buffers because the published checkpoint contains them.
     """
 
     g0_col: Tensor
@@ -36,9 +39,9 @@ class InverseHaar(nn.Module):
         self.register_buffer("g1_row", high.clone().view(1, 1, 1, 2))
 
     def forward(self, bands: Tensor) -> Tensor:
-        """[B, 12, H, W] to [B, 3, 2H, 2W]."""
-        low = bands[:, :PICTURE_CHANNELS, None]  # [B, 3, 1, H, W]
-        high = rearrange(bands[:, PICTURE_CHANNELS:], "b (c k) h w -> b c k h w", k=3)
+        """Apply the transform. [B, 12, H, W] -> [B, 3, 2H, 2W]."""
+        low = bands[:, :IMAGE_CHANNELS, None]  # [B, 3, 1, H, W]
+        high = rearrange(bands[:, IMAGE_CHANNELS:], "b (c k) h w -> b c k h w", k=3)
         by_colour = rearrange(torch.cat([low, high], dim=2), "b c k h w -> b (c k) h w")
         kernels = torch.cat(
             [
@@ -47,5 +50,5 @@ class InverseHaar(nn.Module):
                 self.g0_col * self.g1_row,
                 self.g1_col * self.g1_row,
             ]
-        ).repeat(PICTURE_CHANNELS, 1, 1, 1)  # [3 * 4, 1, 2, 2]
-        return F.conv_transpose2d(by_colour, kernels, stride=2, groups=PICTURE_CHANNELS)
+        ).repeat(IMAGE_CHANNELS, 1, 1, 1)  # [3 * 4, 1, 2, 2]
+        return F.conv_transpose2d(by_colour, kernels, stride=2, groups=IMAGE_CHANNELS)

@@ -1,10 +1,10 @@
-"""ruCLIP: one feature space for pictures and Russian texts.
+"""ruCLIP: a common feature space of images and Russian texts.
 
 Paper: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
-arXiv 2103.00020. Original: ai-forever/ru-clip (after openai/CLIP), `ruclip/model.py`.
+arXiv 2103.00020. Source: ai-forever/ru-clip (after openai/CLIP), `ruclip/model.py`.
 Parameter names are those of the published checkpoints.
 
-Shape legend: B batch, D width, E embed_dim, T text length, P patches of a picture.
+Shape legend: B batch, D width, E embed_dim, T text length, P patches of an image.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from rudalle_lib.models.packed_linear import packed_linear, with_packed_linears
+from rudalle_lib.models.layers.onednn_linear import fastest_linear, use_fastest_linears
 
-PICTURE_CHANNELS = 3
+IMAGE_CHANNELS = 3
+"""Colour channels of an image: RGB."""
+
 PUBLISHED_HEAD_SIZE = 64
+"""Width of an attention head in the image towers of the published models."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,24 @@ class RuClipConfig:
 
     The defaults are ruclip-vit-base-patch32-224.
 
-    Attributes:
-        embed_dim: size of the shared features.
-        image_resolution: side of the pictures in pixels.
+    Args:
+        embed_dim: width of the features.
+        image_resolution: side of the images in pixels.
+        vision_layers: blocks of the image tower.
+        vision_width: width of the image tower.
         vision_patch_size: side of a patch in pixels; must divide `image_resolution`.
-        vision_heads: None for heads of 64, as in the published models.
-        context_length: length of the text ids.
-        eos_id: the text's feature is taken where this id stands.
-        mean, std: of the RGB pictures in [0, 1], for `(picture - mean) / std`.
+        vision_heads: attention heads of the image tower; None for heads of width 64.
+        context_length: maximum number of text ids.
+        vocab_size: number of text ids.
+        transformer_width: width of the text tower.
+        transformer_heads: attention heads of the text tower.
+        transformer_layers: blocks of the text tower.
+        eos_id: id of the end of a text, whose position provides the text's features.
+        mean: per colour channel of images in [0, 1], for `(image - mean) / std`.
+        std: the same.
+
+    Raises:
+        ValueError: the sizes do not fit together.
     """
 
     embed_dim: int = 512
@@ -66,19 +79,19 @@ class RuClipConfig:
 
     @property
     def image_heads(self) -> int:
-        """Attention heads of the picture tower."""
+        """Attention heads of the image tower."""
         if self.vision_heads is not None:
             return self.vision_heads
         return self.vision_width // PUBLISHED_HEAD_SIZE
 
     @property
     def num_patches(self) -> int:
-        """Patches of a picture, without the class position."""
+        """Patches per image, without the class position."""
         return int((self.image_resolution // self.vision_patch_size) ** 2)
 
 
 class RuClip(nn.Module):
-    """Picture tower `visual` and a causal text transformer with a projection."""
+    """An image tower `visual` and a causal text transformer with a projection."""
 
     def __init__(self, config: RuClipConfig) -> None:
         super().__init__()
@@ -96,22 +109,29 @@ class RuClip(nn.Module):
         nn.init.normal_(self.token_embedding.weight, std=0.02)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Normalised pictures float [B, 3, R, R] to features [B, E], not of unit length."""
+        """Encode normalised images float [B, 3, R, R] to features [B, E], not of unit length.
+
+        Raises:
+            ValueError: the images have another shape.
+        """
         side = self.config.image_resolution
-        if pixels.shape[1:] != (PICTURE_CHANNELS, side, side):
+        if pixels.shape[1:] != (IMAGE_CHANNELS, side, side):
             raise ValueError(
-                f"expected pictures [B, 3, {side}, {side}], found {list(pixels.shape)}; "
+                f"expected images [B, 3, {side}, {side}], found {list(pixels.shape)}; "
                 "resize and crop them to image_resolution"
             )
         return self.visual(pixels)
 
     def encode_text(self, input_ids: Tensor) -> Tensor:
-        """Ids int64 [B, T], T <= context_length, to features [B, E], not of unit length.
+        """Encode text ids int64 [B, T <= context_length] to features [B, E], not of unit length.
 
-        The feature stands at the first `eos_id`; a row without one is a ValueError.
+        The features are those at the first `eos_id` of each row; later ids are ignored.
+
+        Raises:
+            ValueError: there are too many ids, or a row has no `eos_id`.
         """
         position = self._eos_positions(input_ids)
-        input_ids = input_ids[:, : int(position.max()) + 1]  # what comes after, nothing here sees
+        input_ids = input_ids[:, : int(position.max()) + 1]  # attention is causal
         hidden = self.token_embedding(input_ids)  # [B, T, D]
         hidden = hidden + self.positional_embedding[: input_ids.shape[1]]
         hidden = self.transformer(hidden)
@@ -119,18 +139,26 @@ class RuClip(nn.Module):
         return self.ln_final(at_eos) @ self.text_projection
 
     def forward(self, input_ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids [T_B, T] and pictures [I_B, 3, R, R] to scaled cosines [I_B, T_B] and [T_B, I_B]."""
+        """Compare texts and images.
+
+        Args:
+            input_ids: int64 [N_texts, T].
+            pixels: float [N_images, 3, R, R], normalised.
+
+        Returns:
+            Scaled cosine similarities [N_images, N_texts] and their transpose.
+        """
         image_features = F.normalize(self.encode_image(pixels), dim=-1)
         text_features = F.normalize(self.encode_text(input_ids), dim=-1)
         logits_per_image = self.logit_scale.exp() * image_features @ text_features.t()
         return logits_per_image, logits_per_image.t()
 
     def _eos_positions(self, input_ids: Tensor) -> Tensor:
-        """Position of the first EOS of each row, int64 [B]."""
+        """The position of the first EOS in each row, int64 [B]."""
         length = input_ids.shape[1]
         if length > self.config.context_length:
             raise ValueError(
-                f"expected at most {self.config.context_length} ids a text, found {length}"
+                f"expected at most {self.config.context_length} ids per text, found {length}"
             )
         is_eos = input_ids == self.config.eos_id
         missing = (~is_eos.any(dim=1)).nonzero().flatten().tolist()
@@ -143,13 +171,13 @@ class RuClip(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Normalised pictures [B, 3, R, R] to features [B, E] of the class position."""
+    """Maps normalised images [B, 3, R, R] to features [B, E], taken at the class position."""
 
     def __init__(self, config: RuClipConfig) -> None:
         super().__init__()
         width, patch = config.vision_width, config.vision_patch_size
         scale = width**-0.5
-        self.conv1 = nn.Conv2d(PICTURE_CHANNELS, width, patch, stride=patch, bias=False)
+        self.conv1 = nn.Conv2d(IMAGE_CHANNELS, width, patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(scale * torch.randn(width))
         self.positional_embedding = nn.Parameter(scale * torch.randn(config.num_patches + 1, width))
         self.ln_pre = nn.LayerNorm(width)
@@ -158,7 +186,7 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(width, config.embed_dim))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """[B, 3, R, R] to [B, E]."""
+        """Apply the tower. [B, 3, R, R] -> [B, E]."""
         patches = rearrange(self.conv1(pixels.to(self.conv1.weight.dtype)), "b d h w -> b (h w) d")
         class_position = repeat(self.class_embedding, "d -> b 1 d", b=len(patches))
         hidden = torch.cat([class_position, patches], dim=1)  # [B, 1 + P, D]
@@ -176,12 +204,12 @@ class Transformer(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] to the same shape."""
+        """Apply the blocks. [B, T, D] -> the same shape."""
         return self.resblocks(x)
 
 
 class Block(nn.Module):
-    """Self-attention and a four times wider MLP, each after a norm and added to its input."""
+    """Self-attention and an MLP of four times the width, both pre-norm residual branches."""
 
     def __init__(self, width: int, layers: int, heads: int, causal: bool) -> None:
         super().__init__()
@@ -192,12 +220,12 @@ class Block(nn.Module):
         self._initialise(width, layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] to the same shape."""
+        """Apply the block. [B, T, D] -> the same shape."""
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
     def _initialise(self, width: int, layers: int) -> None:
-        """CLIP's scales: what is added to the residual stream shrinks with the depth."""
+        """CLIP's scales: the output of each branch shrinks with the number of layers."""
         residual_std = width**-0.5 * (2 * layers) ** -0.5
         nn.init.normal_(self.attn.in_proj_weight, std=width**-0.5)
         nn.init.normal_(self.attn.out_proj.weight, std=residual_std)
@@ -212,16 +240,16 @@ class SelfAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.causal = causal
-        self.packed: nn.Module | None = None
+        self.fast_in_proj: nn.Module | None = None
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] to the same shape."""
-        if self.packed is not None:
-            projected = self.packed(x)  # [B, T, 3 D]
+        """Apply the layer. [B, T, D] -> the same shape."""
+        if self.fast_in_proj is not None:
+            projected = self.fast_in_proj(x)  # [B, T, 3 D]
         else:
             projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         q, k, v = rearrange(projected, "b t (three n d) -> three b n t d", three=3, n=self.heads)
@@ -238,20 +266,24 @@ class Mlp(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, T, D] to the same shape."""
+        """Apply the layer. [B, T, D] -> the same shape."""
         hidden = self.c_fc(x)
         return self.c_proj(hidden * torch.sigmoid(1.702 * hidden))
 
 
-def pack(network: nn.Module) -> None:
-    """Lay linear layers out for inference, where that is faster; see `packed_linear`."""
-    with_packed_linears(network)
+def optimize_for_inference(network: nn.Module) -> None:
+    """Replace linear layers by the fastest ones for inference, in place; see `fastest_linear`."""
+    use_fastest_linears(network)
     for part in network.modules():
         if isinstance(part, SelfAttention):
-            part.packed = packed_linear(part.in_proj_weight, part.in_proj_bias)
+            part.fast_in_proj = fastest_linear(part.in_proj_weight, part.in_proj_bias)
 
 
 def check_heads(name: str, width: int, heads: int) -> None:
-    """Raise ValueError unless the heads divide the width."""
+    """Check that a number of heads divides a width.
+
+    Raises:
+        ValueError: it does not.
+    """
     if heads < 1 or width % heads:
         raise ValueError(f"{name}={width} must be a multiple of its {heads} attention heads")

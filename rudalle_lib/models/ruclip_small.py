@@ -1,10 +1,10 @@
-"""ruCLIP Small: the first Russian CLIP, a ViT-B/32 picture tower beside a ruGPT-3 text tower.
+"""ruCLIP Small, the first Russian CLIP: a ViT-B/32 image tower and a ruGPT-3 text tower.
 
 Paper: Radford et al., arXiv 2103.00020; GPT-2: Radford et al., "Language Models are Unsupervised
-Multitask Learners". Original: ai-forever/ru-clip, `deprecated/clip` (openai/CLIP and the GPT-2 of
-transformers, each under a projection of two layers). Parameter names are those of the published
-checkpoint. Left out: dropout, and the text's attention mask, as pads stand after the last id
-that the feature sees.
+Multitask Learners". Source: ai-forever/ru-clip, `deprecated/clip` (openai/CLIP and the GPT-2 of
+transformers, each followed by a projection of two layers). Parameter names are those of the
+published checkpoint. Left out: dropout, and the attention mask of texts, because pads come after
+all ids that the features depend on.
 
 Shape legend: B batch, T text length, C text width, E embed_dim.
 """
@@ -27,13 +27,25 @@ from rudalle_lib.models.ruclip import RuClipConfig, VisionTransformer, check_hea
 class RuClipSmallConfig:
     """Sizes of a `RuClipSmall`; those of the text tower are named as in GPT-2's `config.json`.
 
-    Attributes:
-        embed_dim: size of the shared features.
-        vision_dim: what the picture tower gives to its projection.
-        vocab_size, n_positions, n_embd, n_layer, n_head: of the text tower.
-        context_length: length of the text ids, at most `n_positions`.
-        eos_id: the text's feature is taken where this id stands.
-        mean, std: of the RGB pictures in [0, 1], for `(picture - mean) / std`.
+    Args:
+        embed_dim: width of the features.
+        image_resolution: side of the images in pixels.
+        vision_layers: blocks of the image tower.
+        vision_width: width of the image tower.
+        vision_patch_size: side of a patch in pixels.
+        vision_dim: width of the image tower's output, before its projection.
+        vocab_size: number of text ids.
+        n_positions: positions of the text tower.
+        n_embd: width of the text tower.
+        n_layer: blocks of the text tower.
+        n_head: attention heads of the text tower.
+        context_length: number of text ids, at most `n_positions`.
+        eos_id: id of the end of a text, whose position provides the text's features.
+        mean: per colour channel of images in [0, 1], for `(image - mean) / std`.
+        std: the same.
+
+    Raises:
+        ValueError: the sizes do not fit together.
     """
 
     embed_dim: int = 1024
@@ -62,7 +74,7 @@ class RuClipSmallConfig:
 
     @property
     def vision(self) -> RuClipConfig:
-        """The picture tower in the terms of the newer ruCLIP, which has the same one."""
+        """The image tower as a configuration of the newer ruCLIP, which has the same tower."""
         return RuClipConfig(
             embed_dim=self.vision_dim,
             image_resolution=self.image_resolution,
@@ -73,7 +85,7 @@ class RuClipSmallConfig:
 
 
 class RuClipSmall(nn.Module):
-    """Two towers with a projection each; called as `models.ruclip.RuClip` is."""
+    """Two towers with a projection each; has the same methods as `models.ruclip.RuClip`."""
 
     def __init__(self, config: RuClipSmallConfig) -> None:
         super().__init__()
@@ -83,34 +95,49 @@ class RuClipSmall(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Normalised pictures float [B, 3, R, R] to features [B, E], not of unit length."""
+        """Encode normalised images float [B, 3, R, R] to features [B, E], not of unit length.
+
+        Raises:
+            ValueError: the images have another shape.
+        """
         side = self.config.image_resolution
         if pixels.shape[1:] != (3, side, side):
             raise ValueError(
-                f"expected pictures [B, 3, {side}, {side}], found {list(pixels.shape)}; "
+                f"expected images [B, 3, {side}, {side}], found {list(pixels.shape)}; "
                 "resize and crop them to image_resolution"
             )
         encoder = self.visual_encoder
         return encoder.projection(encoder.model(pixels))
 
     def encode_text(self, input_ids: Tensor) -> Tensor:
-        """Ids int64 [B, T], T <= n_positions, to features [B, E], not of unit length.
+        """Encode text ids int64 [B, T], T <= n_positions, to features [B, E], not of unit length.
 
-        The feature stands at the one `eos_id` of a row; any other number is a ValueError.
+        The features are those at the `eos_id` of each row.
+
+        Raises:
+            ValueError: there are too many ids, or a row does not have exactly one `eos_id`.
         """
         is_eos = input_ids == self.config.eos_id
         wrong = (is_eos.sum(dim=1) != 1).nonzero().flatten().tolist()
         if wrong or input_ids.shape[1] > self.config.n_positions:
             raise ValueError(
-                f"expected at most {self.config.n_positions} ids a text, one of them the "
-                f"end-of-text id {self.config.eos_id}; found {input_ids.shape[1]} ids, and none "
-                f"or several ends in rows {wrong[:5]}"
+                f"expected at most {self.config.n_positions} ids per text, exactly one of them the "
+                f"end-of-text id {self.config.eos_id}; found {input_ids.shape[1]} ids, and none or "
+                f"several end-of-text ids in rows {wrong[:5]}"
             )
         encoder = self.text_encoder
         return encoder.projection(encoder.model(input_ids)[is_eos])
 
     def forward(self, input_ids: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Ids [T_B, T] and pictures [I_B, 3, R, R] to scaled cosines [I_B, T_B] and [T_B, I_B]."""
+        """Compare texts and images.
+
+        Args:
+            input_ids: int64 [N_texts, T].
+            pixels: float [N_images, 3, R, R], normalised.
+
+        Returns:
+            Scaled cosine similarities [N_images, N_texts] and their transpose.
+        """
         image_features = F.normalize(self.encode_image(pixels), dim=-1)
         text_features = F.normalize(self.encode_text(input_ids), dim=-1)
         logits_per_image = self.logit_scale.exp() * image_features @ text_features.t()
@@ -118,7 +145,7 @@ class RuClipSmall(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A tower `model` and the `projection` of its features; `RuClipSmall` calls them."""
+    """A tower `model` and its `projection`, which `RuClipSmall` calls."""
 
     def __init__(self, tower: nn.Module, width: int, config: RuClipSmallConfig) -> None:
         super().__init__()
@@ -127,7 +154,7 @@ class Encoder(nn.Module):
 
 
 class Projection(nn.Module):
-    """[B, width] to [B, E]: a linear layer, a second one on QuickGELU added to it, and a norm."""
+    """norm(y + linear(quick_gelu(y))) with y = linear(x): [B, width] -> [B, E]."""
 
     def __init__(self, width: int, embed_dim: int) -> None:
         super().__init__()
@@ -136,14 +163,14 @@ class Projection(nn.Module):
         self.layer_norm = nn.LayerNorm(embed_dim)
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B, width] to [B, E]."""
+        """Apply the projection. [B, width] -> [B, E]."""
         first = self.linear1(features)
         second = self.linear2(first * torch.sigmoid(1.702 * first))
         return self.layer_norm(first + second)
 
 
 class Gpt2(nn.Module):
-    """The text tower: ids int64 [B, T] to hidden states [B, T, C]."""
+    """The text tower: maps ids int64 [B, T] to hidden states [B, T, C]."""
 
     def __init__(self, config: RuClipSmallConfig) -> None:
         super().__init__()
@@ -153,13 +180,13 @@ class Gpt2(nn.Module):
         self.ln_f = nn.LayerNorm(config.n_embd)
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """[B, T] to [B, T, C]."""
+        """Apply the tower. [B, T] -> [B, T, C]."""
         hidden = self.wte(input_ids) + self.wpe.weight[: input_ids.shape[1]]
         return self.ln_f(self.h(hidden))
 
 
 class Gpt2Block(nn.Module):
-    """Causal self-attention and a four times wider MLP, each after a norm, added to its input."""
+    """Causal self-attention and an MLP of four times the width, both pre-norm residual branches."""
 
     def __init__(self, config: RuClipSmallConfig) -> None:
         super().__init__()
@@ -169,13 +196,13 @@ class Gpt2Block(nn.Module):
         self.mlp = Gpt2Mlp(config.n_embd)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T, C] to the same shape."""
+        """Apply the block. [B, T, C] -> the same shape."""
         hidden = hidden + self.attn(self.ln_1(hidden))
         return hidden + self.mlp(self.ln_2(hidden))
 
 
 class Gpt2Attention(nn.Module):
-    """Multi-head self-attention in which a position sees itself and what stands before it."""
+    """Causal multi-head self-attention."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -184,7 +211,7 @@ class Gpt2Attention(nn.Module):
         self.c_proj = TransposedLinear(width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T, C] to the same shape."""
+        """Apply the layer. [B, T, C] -> the same shape."""
         projected = self.c_attn(hidden)  # [B, T, 3 C]
         q, k, v = rearrange(projected, "b t (three n d) -> three b n t d", three=3, n=self.heads)
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -192,7 +219,7 @@ class Gpt2Attention(nn.Module):
 
 
 class Gpt2Mlp(nn.Module):
-    """Linear, the tanh form of GELU, linear."""
+    """Linear, GELU (tanh form), linear."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -200,12 +227,12 @@ class Gpt2Mlp(nn.Module):
         self.c_proj = TransposedLinear(4 * width, width)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T, C] to the same shape."""
+        """Apply the layer. [B, T, C] -> the same shape."""
         return self.c_proj(F.gelu(self.c_fc(hidden), approximate="tanh"))
 
 
 class TransposedLinear(nn.Module):
-    """A linear layer whose weight is stored as GPT-2 stores it: [inputs, outputs]."""
+    """A linear layer whose weight is [inputs, outputs], as in GPT-2 checkpoints."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -213,5 +240,5 @@ class TransposedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] to [..., outputs]."""
+        """Apply the layer. [..., inputs] -> [..., outputs]."""
         return x @ self.weight + self.bias

@@ -1,20 +1,22 @@
 """The three attention patterns of ruDALL-E, over text and a grid of image tokens.
 
-A sequence is `text` positions that everyone sees (causally), then `height * width` cells in
-reading order. A cell always sees all text, itself, and by the kind of its layer
+A sequence has `text` positions with causal attention, then `height * width` cells in reading order.
+A cell always sees all text and itself. Depending on the kind of its layer, it also sees
 
-- row: the `width` cells before it, crossing row ends;
+- row: the `width` cells before it, across row ends;
 - column: the cells above it in its column;
-- convolution: earlier cells within 5 rows and 5 columns (of an 11 x 11 kernel).
+- convolution: earlier cells within 5 rows and 5 columns (an 11 x 11 kernel).
 
-Row and column layers are computed by blocks of a row or a column, which skips nearly all of the
-score matrix; the convolution layer is dense. Softmax does not change when a constant is taken from
-its scores, so the "PB-relax" of CogView (arXiv:2105.13290, 2.4) needs only queries that are scaled
-before the product, as they are here.
+Row and column layers are computed in blocks of one row or column, which skips nearly all of the
+score matrix; the convolution layer is dense. Subtracting a constant from the scores does not change
+the softmax, so only one part of CogView's "PB-relax" (arXiv:2105.13290, 2.4) is needed: queries are
+scaled before the product.
 
-Source: the masks of ai-forever/ru-dalle, `rudalle/dalle/image_attention.py`; the idea of sparse
-factors: Child et al., "Generating Long Sequences with Sparse Transformers", arXiv:1904.10509.
+Source: the masks of ai-forever/ru-dalle, `rudalle/dalle/image_attention.py`; sparse factors: Child
+et al., "Generating Long Sequences with Sparse Transformers", arXiv:1904.10509.
 """
+
+from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -25,22 +27,24 @@ from einops import rearrange, repeat
 from torch import Tensor
 from torch.nn import functional
 
-KERNEL_RADIUS = 5  # rows and columns that the convolution pattern reaches to each side
+KERNEL_RADIUS = 5
+"""Rows and columns that the convolution pattern reaches in each direction."""
 
 
 class LayerKind(StrEnum):
-    """Which cells of the image a layer lets a cell see."""
+    """Which cells of the image are visible to a cell in a layer."""
 
     ROW = "row"
     COLUMN = "column"
     CONVOLUTION = "convolution"
 
 
-_AXES = {LayerKind.ROW: "h w", LayerKind.COLUMN: "w h"}  # blocks first, then the cells of a block
+_AXES = {LayerKind.ROW: "h w", LayerKind.COLUMN: "w h"}
+"""Axes of the cells by kind: first the blocks, then the cells of a block."""
 
 
 def layer_kind(index: int, num_layers: int) -> LayerKind:
-    """The kind of layer `index` out of `num_layers`: every fourth is a column layer."""
+    """Return the kind of a layer: every fourth is a column layer; the last may be a convolution."""
     if (index - 1) % 4 == 0:
         return LayerKind.COLUMN
     return LayerKind.CONVOLUTION if index == num_layers - 1 else LayerKind.ROW
@@ -48,9 +52,13 @@ def layer_kind(index: int, num_layers: int) -> LayerKind:
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Layout of a sequence: how many text positions, then how many rows and columns of cells.
+    """Layout of a sequence.
 
-    `wrap` lets the convolution pattern reach around the edges (the v2 checkpoints).
+    Args:
+        text: text positions.
+        height: rows of cells.
+        width: columns of cells.
+        wrap: whether the convolution pattern wraps around the edges, as in the v2 checkpoints.
     """
 
     text: int
@@ -60,12 +68,12 @@ class TokenGrid:
 
     @property
     def cells(self) -> int:
-        """Number of image positions."""
+        """Number of cells."""
         return self.height * self.width
 
     @property
     def length(self) -> int:
-        """Number of positions of a whole sequence."""
+        """Number of positions in a sequence."""
         return self.text + self.cells
 
 
@@ -75,9 +83,9 @@ def _near(distance: Tensor, size: int, wrap: bool) -> Tensor:
 
 
 def cell_mask(kind: LayerKind, grid: TokenGrid) -> Tensor:
-    """Which cell (column) each cell (row) sees: bool [cells, cells], true where it does."""
+    """Return which cell (row) sees which cell (column): bool [cells, cells]."""
     cell = torch.arange(grid.cells)
-    behind = cell[:, None] - cell[None, :]  # how far the key lies behind the query
+    behind = cell[:, None] - cell[None, :]  # distance from key to query
     if kind is LayerKind.ROW:
         return (behind >= 0) & (behind <= grid.width)
     if kind is LayerKind.COLUMN:
@@ -89,18 +97,26 @@ def cell_mask(kind: LayerKind, grid: TokenGrid) -> Tensor:
 
 
 def sequence_mask(kind: LayerKind, grid: TokenGrid) -> Tensor:
-    """Which position (column) each position (row) sees: bool [length, length]."""
+    """Return which position (row) sees which position (column): bool [length, length]."""
     mask = torch.ones(grid.length, grid.length, dtype=torch.bool).tril()
     mask[grid.text :, grid.text :] = cell_mask(kind, grid)
     return mask
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Softmax attention. query [..., Q, D], key and value [..., K, D] -> [..., Q, D].
+    """Softmax attention with dense products.
 
-    `bias`, [..., Q, K], is 0 where the query sees the key and -inf elsewhere. Dense products and
-    a plain softmax, because on a CPU their backward pass is nearly twice as fast as that of
-    `scaled_dot_product_attention` with a mask.
+    On a CPU the backward pass is nearly twice as fast as that of `scaled_dot_product_attention`
+    with a mask.
+
+    Args:
+        query: [..., Q, D].
+        key: [..., K, D].
+        value: [..., K, D].
+        bias: [..., Q, K], 0 where the query sees the key and -inf elsewhere; None if it sees all.
+
+    Returns:
+        [..., Q, D].
     """
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
     if bias is not None:
@@ -113,7 +129,7 @@ class SparseAttention:
 
     Args:
         grid: the layout of the sequences.
-        blockwise: compute row and column layers by blocks; False gives the plain masked form.
+        blockwise: compute row and column layers in blocks; False uses dense masks.
     """
 
     def __init__(self, grid: TokenGrid, blockwise: bool = True) -> None:
@@ -122,7 +138,7 @@ class SparseAttention:
         self._biases: dict[tuple[str, torch.device, torch.dtype], Tensor] = {}
 
     def __call__(self, kind: LayerKind, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend. query, key, value [B, heads, S, D], S <= grid.length -> [B, heads, S, D]."""
+        """Attend. query, key and value [B, heads, S <= grid.length, D] -> the same shape."""
         length = query.shape[2]
         if self.blockwise and length == self.grid.length and kind is not LayerKind.CONVOLUTION:
             return self._by_blocks(kind, query, key, value)
@@ -133,24 +149,24 @@ class SparseAttention:
         text = self.grid.text
         text_key, text_value = key[:, :, :text], value[:, :, :text]
         causal = self._bias("text", query)
-        of_text = attend(query[:, :, :text], text_key, text_value, causal)
+        text_contexts = attend(query[:, :, :text], text_key, text_value, causal)
         blocks = self._rows if kind is LayerKind.ROW else self._columns
         keys, values = blocks(key), blocks(value)
         count = keys.shape[2]
         keys = torch.cat((_repeat(text_key, count), keys), dim=-2)
         values = torch.cat((_repeat(text_value, count), values), dim=-2)
         queries = self._fold(query, kind)
-        of_cells = attend(queries, keys, values, self._bias(f"{kind}-blocks", query))
-        reading_order = rearrange(of_cells, f"b n {_AXES[kind]} d -> b n (h w) d")
-        return torch.cat((of_text, reading_order), dim=2)
+        cell_contexts = attend(queries, keys, values, self._bias(f"{kind}-blocks", query))
+        reading_order = rearrange(cell_contexts, f"b n {_AXES[kind]} d -> b n (h w) d")
+        return torch.cat((text_contexts, reading_order), dim=2)
 
     def _fold(self, sequence: Tensor, kind: LayerKind) -> Tensor:
-        """Cells of [B, heads, S, D] as rows [B, heads, H, W, D] or columns [B, heads, W, H, D]."""
+        """Extract the cells. [B, heads, S, D] -> [B, heads, H, W, D], or W before H for columns."""
         cells = sequence[:, :, self.grid.text :]
         return rearrange(cells, f"b n (h w) d -> b n {_AXES[kind]} d", w=self.grid.width)
 
     def _rows(self, sequence: Tensor) -> Tensor:
-        """Each row behind the row before it: [B, heads, H, 2 W, D]; zeros before the first."""
+        """Each row after its previous row, [B, heads, H, 2 W, D]; zeros before the first row."""
         rows = self._fold(sequence, LayerKind.ROW)
         before = functional.pad(rows[:, :, :-1], (0, 0, 0, 0, 1, 0))
         return torch.cat((before, rows), dim=3)
@@ -173,13 +189,13 @@ class SparseAttention:
         if name == "column-blocks":
             return torch.ones(height, text + height, dtype=torch.bool).tril(text)
         if name == "row-blocks":
-            behind = torch.arange(2 * width) - torch.arange(width)[:, None]  # 0 ... W is seen
-            seen = ((behind >= 0) & (behind <= width)).repeat(height, 1, 1)  # [H, W, 2 W]
-            seen[0, :, :width] = False
-            return functional.pad(seen, (text, 0), value=True)
+            behind = torch.arange(2 * width) - torch.arange(width)[:, None]  # 0 ... W are visible
+            visible = ((behind >= 0) & (behind <= width)).repeat(height, 1, 1)  # [H, W, 2 W]
+            visible[0, :, :width] = False
+            return functional.pad(visible, (text, 0), value=True)
         return sequence_mask(LayerKind(name), self.grid)
 
 
 def _repeat(text: Tensor, count: int) -> Tensor:
-    """Text keys or values [B, heads, T, D] for `count` blocks: [B, heads, count, T, D], no copy."""
+    """Repeat text keys or values for each block. [B, heads, T, D] -> [B, heads, count, T, D]."""
     return repeat(text, "b n t d -> b n count t d", count=count)

@@ -1,1 +1,1 @@
-"""How the demo models were trained."""
+"""Training and measurement of the demo models, and fine-tuning of decoders."""

@@ -1,10 +1,12 @@
-"""Train the whole demo stack from nothing, one model after the other, then measure it.
+"""Train the whole demo stack from scratch, one model after another, then measure it.
 
     python -m rudalle_lib.training.all --work runs/train-demo --out rudalle_lib/demo/weights
 
-Each part resumes from its last checkpoint, and a part whose weights folder is complete in the work
-folder's record is not trained again, so the command may be stopped and started as often as need be.
+The command can be stopped and restarted at any time. Each part resumes from its last checkpoint,
+and parts that are recorded as complete in the work folder are skipped.
 """
+
+from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -22,10 +24,20 @@ from rudalle_lib.training import (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Run the command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("runs/train-demo"))
-    parser.add_argument("--out", type=Path, default=Path("rudalle_lib/demo/weights"))
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("runs/train-demo"),
+        help="folder for logs, checkpoints and the record of completed parts",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("rudalle_lib/demo/weights"),
+        help="folder for the weights folders",
+    )
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
 

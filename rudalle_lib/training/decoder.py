@@ -1,14 +1,16 @@
-"""Train the demo decoder: Russian captions to 16 x 16 VQ-GAN tokens, 7 layers of 192.
+"""Train the demo decoder: Russian captions to 16 x 16 VQ-GAN tokens, 7 layers of width 192.
 
-The layer pattern, sandwich norms and loss are those of ruDALL-E. Seven layers, because then the
-last one is a convolution layer, as in the published depths. The matrices of the layers are trained
-with Muon, which learns rare codes in far fewer steps than AdamW; embeddings, norms, biases and the
-head with AdamW. The tokens of a scene are known without a VQ-GAN (`scene_tokens`), so that every
-step has scenes of its own.
+The layer pattern, sandwich norms and loss are those of ruDALL-E. With seven layers, the last one is
+a convolution layer, as in the published depths. The matrices of the layers are trained with Muon,
+which learns rare codes in far fewer steps than AdamW. Embeddings, norms, biases and the head are
+trained with AdamW. The tokens of a scene are known without a VQ-GAN (`scene_tokens`), so each step
+uses new scenes.
 
     python -m rudalle_lib.training.decoder --work runs/decoder --compile \\
         --out rudalle_lib/demo/weights/demo-dalle
 """
+
+from __future__ import annotations
 
 import argparse
 import random
@@ -24,7 +26,7 @@ from torch import Tensor
 from rudalle_lib.demo.captions import caption_variant, partial_caption, russian_caption
 from rudalle_lib.demo.scenes import Scene, place, random_scene
 from rudalle_lib.models.dalle import Dalle, DalleConfig
-from rudalle_lib.tokenizer import Tokenizer
+from rudalle_lib.text.tokenizer import Tokenizer
 from rudalle_lib.training.muon import Muon
 from rudalle_lib.training.run import (
     TrainingRun,
@@ -39,20 +41,30 @@ from rudalle_lib.training.scene_tokens import CODES, GRID, scene_tokens, shows
 from rudalle_lib.training.tokenizer import train_tokenizer
 
 TEXT_LENGTH, PIECES = 24, 384
+"""Text positions, and size of the tokenizer's vocabulary."""
+
 BATCH, WARMUP = 32, 150
+"""Images per batch, and number of warm-up steps."""
+
 RATE, MUON_RATE = 1.2e-3, 3e-3
+"""Peak learning rates of AdamW and of Muon."""
+
 CANONICAL_SHARE, PARTIAL_SHARE, EMPTY_SHARE = 0.7, 0.3, 0.05
-"""Captions in their canonical form; with words left out; left out whole, which guidance needs."""
+"""Shares of captions in canonical form among complete ones; shares below which a caption is partial
+and below which it is empty. Guidance needs empty captions."""
+
 CAPTIONS = 20_000
-"""Captions that the tokenizer is trained on."""
+"""Number of captions on which the tokenizer is trained."""
+
 CHECK_EVERY = 250
-"""Steps between looks at held-out samples; they are not used to choose anything."""
+"""Steps between measurements on held-out samples, which are only logged."""
+
 Batch = tuple[Tensor, Tensor]
 """Text ids int64 [B, 24] and image tokens int64 [B, 256]."""
 
 
 def make_config(pieces: int) -> DalleConfig:
-    """The demo decoder's architecture for a tokenizer of so many pieces."""
+    """Return the architecture of the demo decoder for a tokenizer with `pieces` pieces."""
     return DalleConfig(
         num_layers=7,
         hidden_size=192,
@@ -66,18 +78,18 @@ def make_config(pieces: int) -> DalleConfig:
 
 
 def scene_of(seed: int, index: int) -> tuple[Scene, random.Random]:
-    """Training scene number `index` and the generator that goes on to draw it."""
+    """Return training scene number `index` and the random generator with which to draw it."""
     rng = random.Random(f"{seed}/{index}")
     return random_scene(rng, single_share=0.35), rng
 
 
 def caption_of(scene: Scene, rng: random.Random) -> str:
-    """A training caption: mostly the canonical one."""
+    """Return a training caption, usually the canonical one."""
     return russian_caption(scene) if rng.random() < CANONICAL_SHARE else caption_variant(scene, rng)
 
 
-def _lesson(scene: Scene, rng: random.Random) -> str:
-    """What a training picture is said to show: all of it, some of it, or nothing."""
+def _training_text(scene: Scene, rng: random.Random) -> str:
+    """A complete, partial or empty caption."""
     share = rng.random()
     if share < EMPTY_SHARE:
         return ""
@@ -85,7 +97,7 @@ def _lesson(scene: Scene, rng: random.Random) -> str:
 
 
 def train_caption_tokenizer(work: Path, seed: int) -> Path:
-    """Train (once) the BPE model on captions of seen scenes; the published file format."""
+    """Train the BPE model on captions of seen scenes, unless `work` has it; return its path."""
     path = work / "bpe.model"
     if not path.exists():
         rng = random.Random(seed)
@@ -97,20 +109,20 @@ def train_caption_tokenizer(work: Path, seed: int) -> Path:
 
 
 def batches(tokenizer: Tokenizer, seed: int, first: int, last: int) -> Iterator[Batch]:
-    """The batches of steps `first` to `last`, each of scenes that no other step has."""
+    """Yield the batches of steps `first` to `last` (excluded), each with new scenes."""
     for step in range(first, last):
         text, image = [], []
         for index in range(step * BATCH, (step + 1) * BATCH):
             scene, rng = scene_of(seed, index)
-            image.append(scene_tokens(scene.ground, place(scene, rng)).ravel())
-            text.append(tokenizer.encode_text(_lesson(scene, rng), TEXT_LENGTH).ids)
+            image.append(scene_tokens(scene.background, place(scene, rng)).ravel())
+            text.append(tokenizer.encode_text(_training_text(scene, rng), TEXT_LENGTH).ids)
         yield torch.tensor(text), torch.from_numpy(np.stack(image).astype(np.int64))
 
 
 def train(
     work: Path, tokenizer: Tokenizer, steps: int, seed: int, compile: bool
 ) -> tuple[Dalle, float]:
-    """Train or resume; returns the averaged decoder and the minutes it took."""
+    """Train or resume; return the averaged decoder and the minutes of training."""
     torch.manual_seed(seed)
     model = Dalle(make_config(tokenizer.vocab_size))
     model.init_weights(embedding_std=0.5, position_std=0.3, branch_gain=0.3)
@@ -136,7 +148,7 @@ def train(
 
 
 def agreement(model: Dalle, average: WeightAverage, tokenizer: Tokenizer, count: int) -> float:
-    """Share of held-out captions of which one sample of the averaged decoder is a true picture."""
+    """Return the share of held-out captions for which one sample matches its scene exactly."""
     rng = random.Random(99)
     scenes = [random_scene(rng, held_out=True) for _ in range(count)]
     averaged = Dalle(model.config)
@@ -146,7 +158,7 @@ def agreement(model: Dalle, average: WeightAverage, tokenizer: Tokenizer, count:
 
 
 def make_optimizers(model: Dalle) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Muon for the matrices of the layers; AdamW for the rest, with decay for the head only."""
+    """Return Muon for the matrices of the layers, and AdamW for the rest."""
     named = dict(model.named_parameters())
     matrices = [p for n, p in named.items() if p.dim() == 2 and n.startswith("transformer.layers")]
     head = model.to_logits[1].weight
@@ -160,10 +172,10 @@ def make_optimizers(model: Dalle) -> tuple[torch.optim.Optimizer, torch.optim.Op
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: tokenizer, training, export."""
+    """Run the command line: train the tokenizer, train the decoder, export."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for log and checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="weights folder to write")
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -177,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     card = [
         "# demo-dalle",
         "",
-        "ruDALL-E decoder of the Suprematist demo: 7 layers, 192 wide, 4 heads, 24 text positions,",
+        "ruDALL-E decoder of the Suprematist demo: 7 layers of width 192, 4 heads, "
+        "24 text positions,",
         "16 x 16 image tokens; v3 layout; stored in float16.",
         "",
         f"- data: {options.steps * BATCH} scenes with Russian captions; held-out combinations "

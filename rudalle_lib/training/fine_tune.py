@@ -1,16 +1,18 @@
-"""Fine-tune a decoder on pictures of your own, as Emojich and Surrealist were made of Malevich.
+"""Fine-tune a decoder on your own images, as Emojich and Surrealist were made from Malevich.
 
-The table is a prompt table (Parquet, CSV or JSONL) with a column `picture`, the path or URL of what
-each Russian prompt tells of. Pictures are cut around their middle to the decoder's canvas. What is
-written replaces the published weights in a folder of weights:
+The table is a prompt table (Parquet, CSV or JSONL) with a column `image` (or `picture`): the path
+or URL of the image that each Russian prompt describes. Images are resized and centre-cropped to the
+decoder's canvas. The result replaces the published weights in a folder of weights:
 
-    python -m rudalle_lib.training.fine_tune --table pictures.csv --model malevich-v3 \\
+    python -m rudalle_lib.training.fine_tune --table images.csv --model malevich-v3 \\
         --vqgan vqgan-f8 --frozen attention mlp --work runs/mine --out weights
     rudalle-flows run configs/malevich.yaml --set weights.folder=weights
 
-A working folder goes on where it was stopped; it belongs to one table and one model. Training all
-of Malevich takes 16 bytes a parameter, 21 GB; frozen parts take 4.
+A stopped training resumes from its work folder, which belongs to one table and one model. Training
+all of Malevich needs 16 bytes per parameter, 21 GB. Frozen parts need 4 bytes per parameter.
 """
+
+from __future__ import annotations
 
 import argparse
 import random
@@ -21,71 +23,98 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 
-from rudalle_lib.config import WeightsConfig
-from rudalle_lib.devices import resolve_devices
+from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.errors import ImageError, PromptError, StorageError
-from rudalle_lib.image_prompts import fit, read_picture
+from rudalle_lib.generation.image_prompts import fit, read_image
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.prompts import EXTRA, read_prompt_blocks
+from rudalle_lib.prompts.rows import EXTRA, read_prompt_blocks
 from rudalle_lib.registry import ModelEntry
-from rudalle_lib.tokenizer import Tokenizer
+from rudalle_lib.runtime.devices import resolve_devices
+from rudalle_lib.storage.reading import ROWS
+from rudalle_lib.text.tokenizer import Tokenizer
 from rudalle_lib.training.run import TrainingRun, cosine, descend, set_learning_rate
-from rudalle_lib.weights import load_decoder, load_vqgan
+from rudalle_lib.weights.loading import load_decoder, load_vqgan
 
 PARTS = {"attention": ".attention.", "mlp": ".mlp.", "embeddings": "_embeddings."}
-"""What can be frozen, and what the names of its parameters hold."""
+"""Parts that can be frozen, and a substring of the names of their parameters."""
 
-PICTURE = "picture"
-"""The column that names the picture of a row."""
+IMAGE_COLUMNS = ("image", "picture")
+"""Names of the column with the path or URL of each image, the preferred name first."""
 
 WARMUP = 20
+"""Maximum number of warm-up steps."""
+
 Pairs = dict[str, Tensor]
-"""`text`: ids int64 [N, T]; `image`: tokens int64 [N, H * W]."""
+"""Text ids, `text`: int64 [N, T], and image tokens, `image`: int64 [N, H * W]."""
 
 
 def read_pairs(
     table: str, tokenizer: Tokenizer, vqgan: VqGan, config: DalleConfig
 ) -> tuple[Pairs, list[str]]:
-    """Texts and pictures as tokens, and a sentence for every row that has no such pair.
+    """Read a table and encode its texts and images.
+
+    Args:
+        table: path or URL of the prompt table.
+        tokenizer: the decoder's tokenizer.
+        vqgan: the VQ-GAN with which the decoder was trained.
+        config: the decoder's architecture.
+
+    Returns:
+        The pairs, and a message for each row that was left out.
 
     Raises:
-        PromptError: the table cannot be read, has no such column, or no row that can be used.
-        StorageError: the table is not there.
+        PromptError: if the table cannot be read, has no column of images, or has no usable row.
+        StorageError: if the table does not exist.
     """
     texts: list[list[int]] = []
     images: list[Tensor] = []
     problems: list[str] = []
     for block in read_prompt_blocks(table):
-        problems += [f"left out: {row.detail}" for row in block.rejects]
-        if EXTRA + PICTURE not in block.prompts.column_names:
-            raise PromptError(f"{table} has no column {PICTURE}; expected paths or URLs in it")
+        problems += [row.detail for row in block.rejects]
+        column = image_column(table, block.prompts.column_names)
         for number, row in zip(block.numbers, block.prompts.to_pylist(), strict=True):
             try:
-                images.append(encode_picture(vqgan, str(row[EXTRA + PICTURE] or ""), config))
+                images.append(encode_prompt_image(vqgan, str(row[column] or ""), config))
             except (StorageError, ImageError) as error:
-                problems.append(f"left out: row {number} of {table}: {error}")
+                problems.append(f"row {number} of {table}: {error}")
                 continue
             texts.append(tokenizer.encode_text(row["text"], config.text_length).ids)
     if not texts:
         raise PromptError(
-            f"{table} has no row to learn from; {problems[0] if problems else 'it is empty'}"
+            f"{table} has no row to learn from. "
+            + (f"First problem: {problems[0]}" if problems else "It is empty.")
         )
     return {"text": torch.tensor(texts), "image": torch.stack(images)}, problems
 
 
-def encode_picture(vqgan: VqGan, uri: str, config: DalleConfig) -> Tensor:
-    """A picture of any size as the tokens of the decoder's canvas, int64 [H * W] on the CPU."""
+def image_column(table: str, names: Sequence[str]) -> str:
+    """Return which of the columns of a block of prompts has the images.
+
+    Raises:
+        PromptError: if there is none.
+    """
+    for name in IMAGE_COLUMNS:
+        if EXTRA + name in names:
+            return EXTRA + name
+    raise PromptError(
+        f"{table} has no column {' or '.join(IMAGE_COLUMNS)}: add one with the path or URL of each "
+        "image"
+    )
+
+
+def encode_prompt_image(vqgan: VqGan, uri: str, config: DalleConfig) -> Tensor:
+    """Encode an image of any size as tokens of the decoder's canvas, int64 [H * W] on the CPU."""
     side = vqgan.config.downsampling
     height, width = config.image_height * side, config.image_width * side
-    picture = fit(read_picture(uri, PICTURE), height, width)[None].to(
+    image = fit(read_image(uri, "image", ROWS), height, width)[None].to(
         vqgan.quantize.embed.weight.device
     )
-    return vqgan.encode(picture / 127.5 - 1).flatten().cpu()
+    return vqgan.encode(image / 127.5 - 1).flatten().cpu()
 
 
 def batches(pairs: Pairs, size: int, seed: int, first: int, last: int) -> Iterator[Pairs]:
-    """The batches of steps `first` to `last`: random rows, the same for the same step."""
+    """Yield the batches of steps `first` to `last` (excluded). The step determines the rows."""
     count = len(pairs["text"])
     for step in range(first, last):
         rows = random.Random(f"{seed}/{step}").sample(range(count), min(size, count))
@@ -96,7 +125,18 @@ def train(
     model: Dalle, pairs: Pairs, work: Path, frozen: Sequence[str], steps: int, batch: int,
     rate: float, seed: int,
 ) -> TrainingRun:  # fmt: skip
-    """Train a decoder in place, or resume; loss and schedule are those of its first training."""
+    """Train a decoder in place, or resume.
+
+    Args:
+        model: the decoder.
+        pairs: what it learns.
+        work: folder for log and checkpoint.
+        frozen: parts that do not learn, names in `PARTS`.
+        steps: number of steps.
+        batch: rows per batch.
+        rate: peak learning rate.
+        seed: seed of the batches.
+    """
     learnt = thaw(model, frozen)
     device = learnt[0].device
     optimizer = torch.optim.AdamW(learnt, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
@@ -114,7 +154,7 @@ def train(
 
 
 def thaw(model: Dalle, frozen: Sequence[str]) -> list[nn.Parameter]:
-    """Let all of a network learn but some of its `PARTS`; what learns."""
+    """Freeze some `PARTS` of a network; return the parameters that learn."""
     model.train()
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(PARTS[part] in name for part in frozen))
@@ -122,7 +162,7 @@ def thaw(model: Dalle, frozen: Sequence[str]) -> list[nn.Parameter]:
 
 
 def write_weights(model: Dalle, entry: ModelEntry, folder: Path) -> Path:
-    """Write float16 weights where a folder of weights has this model's; gives the file."""
+    """Write float16 weights to their usual place in a folder of weights; return the path."""
     repository = entry.repository_of("weights") or entry.name
     path = folder / repository.rpartition("/")[2] / entry.files["weights"]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -135,24 +175,24 @@ def write_weights(model: Dalle, entry: ModelEntry, folder: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: pictures to tokens (once), training, export."""
+    """Run the command line: encode the images (once), train, export."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", required=True, help="path or URL of a prompt table")
     parser.add_argument("--model", default="demo-dalle", help="decoder to start from")
-    parser.add_argument("--vqgan", default="demo-vqgan", help="the one it was trained with")
-    parser.add_argument("--weights", help="folder with downloaded weights")
-    parser.add_argument("--work", type=Path, required=True, help="for log and checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="folder of weights to write into")
+    parser.add_argument("--vqgan", default="demo-vqgan", help="VQ-GAN with which it was trained")
+    parser.add_argument("--weights", help="folder of downloaded weights")
+    parser.add_argument("--work", type=Path, required=True, help="folder for log and checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="folder of weights to write to")
     parser.add_argument(
-        "--frozen", nargs="*", default=[], choices=PARTS, help="what learns nothing"
+        "--frozen", nargs="*", default=[], choices=PARTS, help="parts that do not learn"
     )
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rate", type=float, default=2e-5)
+    parser.add_argument("--rate", type=float, default=2e-5, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0 ...")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:0 or another device")
     options = parser.parse_args(arguments)
     weights, device = WeightsConfig(folder=options.weights), resolve_devices(options.device)[0]
     loaded = load_decoder(options.model, weights, device, packed=False)
@@ -160,7 +200,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not pairs_file.exists():
         vqgan = load_vqgan(options.vqgan, weights, device).model
         pairs, problems = read_pairs(options.table, loaded.tokenizer, vqgan, loaded.model.config)
-        print(*problems, f"{len(pairs['text']):,} pictures to learn from", sep="\n")
+        for problem in problems:
+            print(f"left out: {problem}")
+        print(f"{len(pairs['text']):,} images to learn from")
         options.work.mkdir(parents=True, exist_ok=True)
         save_file(pairs, pairs_file)
     settings = (options.frozen, options.steps, options.batch, options.rate, options.seed)

@@ -1,12 +1,14 @@
-"""Muon: momentum whose matrices are made orthogonal, so that rare directions learn like others.
+"""The Muon optimizer: orthogonalised momentum, so that rare directions learn like common ones.
 
-Matrices of one shape are orthogonalised together, in one batched product after another: on a CPU a
-small network spends more time in torch's own Muon, one matrix at a time, than in its gradients.
+Matrices of the same shape are orthogonalised together by batched matrix products. torch's own Muon
+processes one matrix at a time, which for a small network on a CPU takes longer than its gradients.
 
-Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; the scale
-that makes updates as large as AdamW's: Liu et al., "Muon is scalable for LLM training",
+Sources: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024. The scale
+that makes updates as large as AdamW's is from Liu et al., "Muon is scalable for LLM training",
 arXiv:2502.16982, section 2.2.
 """
+
+from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -15,19 +17,24 @@ import torch
 from torch import Tensor, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic Newton-Schulz step: singular values of 0.1 to 1 end between 0.7 and 1.2."""
+"""Coefficients of the quintic Newton-Schulz step, which maps singular values of 0.1 to 1 to between
+0.7 and 1.2."""
+
 ROUNDS = 5
+"""Number of Newton-Schulz steps."""
+
 UPDATE_RMS = 0.2
+"""Root mean square of an update divided by the learning rate, as for AdamW."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum and decoupled weight decay, for matrices alone.
+    """Muon with Nesterov momentum and decoupled weight decay, for matrices only.
 
     Args:
         parameters: matrices [rows, columns].
         lr: learning rate, on AdamW's scale.
         momentum: share of the momentum kept at each step, 0 to 1.
-        weight_decay: share of a weight taken off at each step, times `lr`.
+        weight_decay: share of a weight subtracted at each step, multiplied by `lr`.
     """
 
     def __init__(
@@ -41,7 +48,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient."""
+        """Update all matrices that have a gradient."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
             for matrix in group["params"]:
@@ -54,7 +61,7 @@ class Muon(torch.optim.Optimizer):
                     matrix.mul_(1 - group["lr"] * group["decay"]).sub_(update, alpha=scale)
 
     def _look_ahead(self, matrix: nn.Parameter, group: dict[str, float]) -> Tensor:
-        """The gradient with Nesterov's momentum."""
+        """The gradient with Nesterov momentum."""
         assert matrix.grad is not None
         state = self.state[matrix]
         if not state:
@@ -65,9 +72,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest (semi-)orthogonal matrices, roughly, by Newton-Schulz in bfloat16.
+    """Approximate the nearest (semi-)orthogonal matrices by Newton-Schulz in bfloat16.
 
-    float [N, rows, columns] to float32 of the same shape.
+    Args:
+        matrices: float [N, rows, columns].
+
+    Returns:
+        float32 [N, rows, columns].
     """
     tall = matrices.shape[-2] > matrices.shape[-1]
     flat = (matrices.mT if tall else matrices).bfloat16()

@@ -1,10 +1,12 @@
-"""Measure the demo stack with the classical checker; the figures in the README come from here.
+"""Measure the quality of the demo stack with the classical checker, for the documentation.
 
-Everything is loaded and run as a pipeline run does it. All prompts contain a (shape, colour,
-ground) combination that no model has seen in training.
+Models are loaded and run exactly as in a pipeline run. All prompts contain a (shape, colour,
+background) combination that no model has seen in training.
 
     python -m rudalle_lib.training.quality --out rudalle_lib/demo/quality.json
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -20,19 +22,19 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rudalle_lib.config import WeightsConfig
+from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.demo.captions import english_caption, english_variant, russian_caption
 from rudalle_lib.demo.checker import check
 from rudalle_lib.demo.drawing import draw_placements, draw_scene
 from rudalle_lib.demo.scenes import Scene, place, random_scene
+from rudalle_lib.generation.sampling import generate_tokens
+from rudalle_lib.generation.seeds import image_seed
+from rudalle_lib.images.scoring import Scorer
+from rudalle_lib.images.upscaling import upscale
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.sampling import generate_tokens
-from rudalle_lib.scoring import Scorer
-from rudalle_lib.seeds import image_seed
-from rudalle_lib.training.samples import SETTINGS
-from rudalle_lib.translation import Translator
-from rudalle_lib.upscaling import upscale
-from rudalle_lib.weights import (
+from rudalle_lib.text.translation import Translator
+from rudalle_lib.training.samples import SETTINGS, to_uint8
+from rudalle_lib.weights.loading import (
     load_decoder,
     load_scorer,
     load_translator,
@@ -41,69 +43,72 @@ from rudalle_lib.weights import (
 )
 
 Figures = dict[str, float | int | dict[str, int]]
-Pictures = NDArray[np.uint8]
+"""Measured figures by name."""
+
+Images = NDArray[np.uint8]
+"""uint8 [N, H, W, 3]."""
+
 SEED = 20211103
+"""Seed of all scenes and samples."""
+
 TEMPLATES = ("{}",)
+"""Templates of ruCLIP: the caption alone."""
 
 log = logging.getLogger(__name__)
 
 
 def scenes_of(seed: int, count: int, held_out: bool = True) -> list[Scene]:
-    """Test scenes, each with a held-out combination."""
+    """Return random test scenes, by default each with a held-out combination."""
     rng = random.Random(seed)
     return [random_scene(rng, held_out) for _ in range(count)]
 
 
-def render(scenes: Sequence[Scene], seed: int) -> Pictures:
-    """True pictures; uint8 [N, 128, 128, 3]."""
+def render(scenes: Sequence[Scene], seed: int) -> Images:
+    """Draw the true image of each scene. Returns uint8 [N, 128, 128, 3]."""
     rng = random.Random(seed)
     return np.stack([draw_scene(scene, rng) for scene in scenes])
 
 
-def agreed(pictures: Pictures, scenes: Sequence[Scene]) -> NDArray[np.bool_]:
-    """Which pictures show their scene, by the strict checker; bool [N]."""
-    return np.array([check(p, s).ok for p, s in zip(pictures, scenes, strict=True)])
+def agreed(images: Images, scenes: Sequence[Scene]) -> NDArray[np.bool_]:
+    """Return which images show their scene, according to the checker. bool [N]."""
+    return np.array([check(i, s).ok for i, s in zip(images, scenes, strict=True)])
 
 
-def chw(pictures: Pictures) -> Tensor:
-    """uint8 [N, H, W, 3] to uint8 [N, 3, H, W]."""
-    return torch.from_numpy(np.ascontiguousarray(pictures.transpose(0, 3, 1, 2)))
+def chw(images: Images) -> Tensor:
+    """Convert uint8 [N, H, W, 3] to uint8 [N, 3, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
 
 
-def hwc(images: Tensor) -> Pictures:
-    """Float [N, 3, H, W] in [-1, 1] to uint8 [N, H, W, 3]."""
-    scaled = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).contiguous().numpy()
-
-
-def psnr(pictures: Tensor, truth: Tensor) -> float:
-    """Mean peak signal-to-noise ratio in dB of uint8 pictures [N, 3, H, W]."""
-    error = (pictures.float() - truth.float()).pow(2).flatten(1).mean(1)
+def psnr(images: Tensor, truth: Tensor) -> float:
+    """Return the mean peak signal-to-noise ratio in dB of uint8 images [N, 3, H, W]."""
+    error = (images.float() - truth.float()).pow(2).flatten(1).mean(1)
     return float((10 * torch.log10(255**2 / error.clamp(min=1e-3))).mean())
 
 
 def measure_checker(count: int) -> Figures:
-    """The checker on true renders: the ceiling of everything below."""
+    """Measure the checker on true images, which bounds all other figures."""
     scenes = scenes_of(SEED, count)
     return {"checker_true_renders": float(agreed(render(scenes, SEED), scenes).mean())}
 
 
 def measure_vqgan(vqgan: VqGan, count: int) -> Figures:
-    """Reconstruction of held-out combinations."""
+    """Measure the reconstruction of held-out combinations."""
     scenes = scenes_of(SEED + 1, count)
     truth = render(scenes, SEED + 1)
-    parts = [
-        hwc(vqgan.decode(vqgan.encode(part.float() / 127.5 - 1))) for part in chw(truth).split(16)
-    ]
-    trips = np.concatenate(parts)
+    reconstructed = np.concatenate(
+        [
+            to_uint8(vqgan.decode(vqgan.encode(part.float() / 127.5 - 1)))
+            for part in chw(truth).split(16)
+        ]
+    )
     return {
-        "vqgan_psnr_db": psnr(chw(trips), chw(truth)),
-        "vqgan_round_trip_agreement": float(agreed(trips, scenes).mean()),
+        "vqgan_psnr_db": psnr(chw(reconstructed), chw(truth)),
+        "vqgan_round_trip_agreement": float(agreed(reconstructed, scenes).mean()),
     }
 
 
-def draw(vqgan: VqGan, scenes: Sequence[Scene], replicas: int, weights: WeightsConfig) -> Pictures:
-    """Candidates of each scene by its caption; uint8 [N, replicas, 128, 128, 3]."""
+def draw(vqgan: VqGan, scenes: Sequence[Scene], replicas: int, weights: WeightsConfig) -> Images:
+    """Draw candidates for each scene from its caption. uint8 [N, replicas, 128, 128, 3]."""
     decoder = load_decoder("demo-dalle", weights)
     length = decoder.model.config.text_length
     text = [decoder.tokenizer.encode_text(russian_caption(s), length).ids for s in scenes]
@@ -113,20 +118,20 @@ def draw(vqgan: VqGan, scenes: Sequence[Scene], replicas: int, weights: WeightsC
         decoder.model, torch.tensor(text), prompt_index, torch.tensor(seeds), SETTINGS, 128
     )
     grid = drawn.tokens.unflatten(1, (16, 16))
-    pictures = np.concatenate([hwc(vqgan.decode(part)) for part in grid.split(32)])
-    return pictures.reshape(len(scenes), replicas, *pictures.shape[1:])
+    images = np.concatenate([to_uint8(vqgan.decode(part)) for part in grid.split(32)])
+    return images.reshape(len(scenes), replicas, *images.shape[1:])
 
 
 def measure_decoder(
     vqgan: VqGan, scorer: Scorer, prompts: int, replicas: int, weights: WeightsConfig
 ) -> Figures:
-    """Agreement of prompt and picture: one sample, the best of several by ruCLIP, any of them."""
+    """Measure agreement of prompt and image: one sample, the best by ruCLIP, any of several."""
     scenes = scenes_of(SEED + 2, prompts)
-    pictures = draw(vqgan, scenes, replicas, weights)
-    verdicts = [[check(p, s) for p in row] for row, s in zip(pictures, scenes, strict=True)]
+    images = draw(vqgan, scenes, replicas, weights)
+    verdicts = [[check(i, s) for i in row] for row, s in zip(images, scenes, strict=True)]
     good = np.array([[verdict.ok for verdict in row] for row in verdicts])
     captions = [russian_caption(s) for s in scenes for _ in range(replicas)]
-    scores = scorer.score(chw(pictures.reshape(-1, *pictures.shape[2:])), captions)
+    scores = scorer.score(chw(images.reshape(-1, *images.shape[2:])), captions)
     best = scores.numpy().reshape(prompts, replicas).argmax(1)
     problems = Counter(name for row in verdicts for verdict in row for name in verdict.problems)
     seen = scenes_of(SEED + 3, prompts, held_out=False)
@@ -145,9 +150,14 @@ def measure_decoder(
 
 
 def within_prompt_auc(scores: NDArray[np.float32], good: NDArray[np.bool_]) -> dict[str, float]:
-    """How often a good picture scores above a bad one of its own prompt.
+    """Return how often a good image scores above a bad image of the same prompt.
 
-    Nothing is said where no prompt has both. Scores float32 and good bool [prompts, replicas].
+    Args:
+        scores: float32 [prompts, replicas].
+        good: bool [prompts, replicas].
+
+    Returns:
+        The mean over all prompts that have both, or nothing if there are none.
     """
     wins = [
         float((row[ok][:, None] > row[~ok][None, :]).mean())
@@ -158,7 +168,7 @@ def within_prompt_auc(scores: NDArray[np.float32], good: NDArray[np.bool_]) -> d
 
 
 def measure_ruclip(scorer: Scorer, sets: int) -> Figures:
-    """True pictures: is the right one of 64 distinct captions the likeliest?"""
+    """Measure how often the right one of 64 distinct captions is the likeliest for a true image."""
     right = 0
     for index in range(sets):
         by_caption: dict[str, Scene] = {}
@@ -172,13 +182,13 @@ def measure_ruclip(scorer: Scorer, sets: int) -> Figures:
 
 
 def measure_upscaler(count: int, weights: WeightsConfig) -> Figures:
-    """PSNR against renders at twice the size, and the gain over bicubic."""
+    """Measure PSNR against renders of twice the size, and the gain over bicubic."""
     rng = random.Random(SEED + 4)
     small, large = [], []
     for scene in scenes_of(SEED + 4, count):
         placements = place(scene, rng)
-        small.append(draw_placements(scene.ground, placements))
-        large.append(draw_placements(scene.ground, placements, scale=2))
+        small.append(draw_placements(scene.background, placements))
+        large.append(draw_placements(scene.background, placements, scale=2))
     inputs, truth = chw(np.stack(small)), chw(np.stack(large))
     model = load_upscaler("demo-realesrgan-x2", weights).model
     bicubic = F.interpolate(inputs.float(), scale_factor=2, mode="bicubic").round().clamp(0, 255)
@@ -187,20 +197,20 @@ def measure_upscaler(count: int, weights: WeightsConfig) -> Figures:
 
 
 def measure_translator(translator: Translator, count: int) -> Figures:
-    """English captions translated into exactly the Russian one."""
+    """Measure how many English captions are translated into exactly the Russian caption."""
     scenes, rng = scenes_of(SEED + 5, count), random.Random(SEED)
     expected = [russian_caption(scene) for scene in scenes]
-    given = translator.translate([english_caption(scene) for scene in scenes], "en")
+    canonical = translator.translate([english_caption(scene) for scene in scenes], "en")
     varied = translator.translate([english_variant(scene, rng) for scene in scenes], "en")
-    return {
-        "translation_exact": sum(a == b for a, b in zip(given, expected, strict=True)) / count,
-        "translation_variants_exact": sum(a == b for a, b in zip(varied, expected, strict=True))
-        / count,
-    }
+
+    def exact(translated: Sequence[str | None]) -> float:
+        return sum(a == b for a, b in zip(translated, expected, strict=True)) / count
+
+    return {"translation_exact": exact(canonical), "translation_variants_exact": exact(varied)}
 
 
 def measure(prompts: int = 200, replicas: int = 8, weights: WeightsConfig | None = None) -> Figures:
-    """All figures, on `prompts` held-out prompts and as many pictures of each other kind."""
+    """Measure all figures. The sizes of all samples are proportional to `prompts`."""
     weights = weights or WeightsConfig()
     vqgan = load_vqgan("demo-vqgan", weights).model
     loaded = load_scorer("demo-ruclip", weights)
@@ -222,11 +232,11 @@ def measure(prompts: int = 200, replicas: int = 8, weights: WeightsConfig | None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: measure and write the JSON file."""
+    """Run the command line: measure and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prompts", type=int, default=200)
-    parser.add_argument("--replicas", type=int, default=8)
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--prompts", type=int, default=200, help="held-out prompts to draw")
+    parser.add_argument("--replicas", type=int, default=8, help="images per prompt")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     figures = measure(options.prompts, options.replicas)

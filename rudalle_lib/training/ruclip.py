@@ -1,15 +1,17 @@
-"""Train the demo ruCLIP: does a picture show what its caption says, and is it well drawn?
+"""Train the demo ruCLIP to score whether an image matches its caption and is well formed.
 
-Contrastive training (Radford et al., arXiv 2103.00020) with two kinds of hard negatives, without
-which the score would not see what goes wrong in practice: captions with one attribute changed, and
-malformed pictures of the very same caption - damaged tokens and the decoder's own failures, told
-apart by the classical checker. True pictures are drawn afresh for every step; a third of the good
-ones are the decoder's own.
+This is contrastive training (Radford et al., arXiv:2103.00020) with two kinds of hard negatives,
+which teach the score to detect the errors that occur in practice. The first kind is captions with
+one attribute changed. The second is malformed images of the same caption: images with damaged
+tokens and failed samples of the decoder, detected by the classical checker. New true images are
+drawn for each step. A third of the good images are samples of the decoder.
 
     python -m rudalle_lib.training.ruclip --work runs/ruclip \\
         --vqgan rudalle_lib/demo/weights/demo-vqgan --decoder rudalle_lib/demo/weights/demo-dalle \\
         --out rudalle_lib/demo/weights/demo-ruclip
 """
+
+from __future__ import annotations
 
 import argparse
 import random
@@ -29,10 +31,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from rudalle_lib.demo.captions import russian_caption
 from rudalle_lib.demo.checker import check
 from rudalle_lib.demo.drawing import draw_scene
-from rudalle_lib.demo.scenes import COLOURS, GROUNDS, RELATIONS, SHAPES, SIZES, Scene
+from rudalle_lib.demo.scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, Scene
 from rudalle_lib.models.ruclip import RuClip, RuClipConfig
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.tokenizer import Tokenizer
+from rudalle_lib.text.tokenizer import Tokenizer
 from rudalle_lib.training.decoder import caption_of, scene_of
 from rudalle_lib.training.muon import Muon
 from rudalle_lib.training.run import (
@@ -47,15 +49,24 @@ from rudalle_lib.training.samples import draw_samples, to_uint8
 from rudalle_lib.training.vqgan import load_vqgan, to_float
 
 CONTEXT = 32
+"""Text positions."""
+
 BATCH, NEGATIVES = 64, 32
+"""Good and malformed images per batch."""
+
 RATE, MUON_RATE, WARMUP = 1e-3, 2e-3, 60
+"""Peak learning rates of AdamW and of Muon, and number of warm-up steps."""
+
+DAMAGED_BATCH = 64
+"""Images that are damaged and checked at a time."""
+
 SCENE_OFFSET = 1_000_000
-"""Training scenes of the decoder come before this number, those of ruCLIP after it: samples,
-damaged pictures from twice, and true pictures from three times this number on."""
+"""Scene numbers below this are for training the decoder. Samples start at this number, damaged
+images at twice and true images at three times this number."""
 
 
 def make_config(pieces: int) -> RuClipConfig:
-    """The demo ruCLIP's architecture for a tokenizer of so many pieces."""
+    """Return the architecture of the demo ruCLIP for a tokenizer with `pieces` pieces."""
     return RuClipConfig(
         embed_dim=128,
         image_resolution=128,
@@ -72,56 +83,56 @@ def make_config(pieces: int) -> RuClipConfig:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Pictures uint8 [N, 128, 128, 3] with the number of the training scene each should show."""
+class LabelledImages:
+    """Images, uint8 [N, 128, 128, 3], and the numbers of the scenes they should show, int64 [N]."""
 
     scenes: NDArray[np.int64]
     images: NDArray[np.uint8]
 
 
 def changed(scene: Scene, rng: random.Random) -> Scene:
-    """The scene with one attribute changed, so that its caption is wrong."""
+    """Return the scene with one random attribute changed, so that its caption is wrong."""
     which = rng.randrange(len(scene.figures))
     figure = scene.figures[which]
     attributes = {"shape": SHAPES, "colour": COLOURS, "size": SIZES}
-    name = rng.choice([*attributes, "ground", "relation"])
-    if name == "ground" or (name == "relation" and scene.relation is None):
-        taken = {f.colour for f in scene.figures} | {scene.ground}
-        return replace(scene, ground=rng.choice([g for g in GROUNDS if g not in taken]))
+    name = rng.choice([*attributes, "background", "relation"])
+    if name == "background" or (name == "relation" and scene.relation is None):
+        taken = {f.colour for f in scene.figures} | {scene.background}
+        return replace(scene, background=rng.choice([b for b in BACKGROUNDS if b not in taken]))
     if name == "relation":
         return replace(scene, relation=rng.choice([r for r in RELATIONS if r != scene.relation]))
-    now = getattr(figure, name)
-    others = [value for value in attributes[name] if value not in (now, scene.ground)]
+    current = getattr(figure, name)
+    others = [value for value in attributes[name] if value not in (current, scene.background)]
     figures = list(scene.figures)
     figures[which] = replace(figure, **{name: rng.choice(others)})
     return replace(scene, figures=tuple(figures))
 
 
 @torch.no_grad()
-def damaged_pictures(vqgan: VqGan, count: int, seed: int) -> Pictures:
-    """Round trips with a patch of tokens taken from elsewhere in the picture, which then fail."""
+def damaged_images(vqgan: VqGan, count: int, seed: int) -> LabelledImages:
+    """Return `count` images that fail the check because a patch of their tokens was overwritten."""
     rng = random.Random(seed)
     scenes: list[int] = []
-    images: list[NDArray[np.uint8]] = []
+    kept: list[NDArray[np.uint8]] = []
     index = SCENE_OFFSET * 2
     while len(scenes) < count:
-        numbers = list(range(index, index + 64))
-        index += 64
+        numbers = list(range(index, index + DAMAGED_BATCH))
+        index += DAMAGED_BATCH
         drawn = np.stack([draw_scene(*scene_of(seed, number)) for number in numbers])
-        tokens = vqgan.encode(to_float(drawn))  # [64, 16, 16]
-        figure = (drawn[:, ::8, ::8] != drawn[:, :1, :1]).any(-1)  # where the figures are, roughly
+        tokens = vqgan.encode(to_float(drawn))  # [DAMAGED_BATCH, 16, 16]
+        figure = (drawn[:, ::8, ::8] != drawn[:, :1, :1]).any(-1)  # cells of figures, roughly
         for row, inside in zip(tokens, figure, strict=True):
             _damage(row, np.argwhere(inside), rng)
-        pictures = to_uint8(vqgan.decode(tokens))
-        for number, picture in zip(numbers, pictures, strict=True):
-            if not check(picture, scene_of(seed, number)[0]).ok:
+        images = to_uint8(vqgan.decode(tokens))
+        for number, image in zip(numbers, images, strict=True):
+            if not check(image, scene_of(seed, number)[0]).ok:
                 scenes.append(number)
-                images.append(picture)
-    return Pictures(np.asarray(scenes[:count]), np.stack(images[:count]))
+                kept.append(image)
+    return LabelledImages(np.asarray(scenes[:count]), np.stack(kept[:count]))
 
 
 def _damage(tokens: Tensor, inside: NDArray[np.int64], rng: random.Random) -> None:
-    """Overwrite a small patch of the figure in place, int64 [16, 16]."""
+    """Overwrite a small patch of the figure with other tokens in place, int64 [16, 16]."""
     height, width = rng.choice(((1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (2, 3)))
     y, x = (int(v) for v in rng.choice(inside)) if len(inside) else (8, 8)
     y, x = min(y, 16 - height), min(x, 16 - width)
@@ -130,18 +141,31 @@ def _damage(tokens: Tensor, inside: NDArray[np.int64], rng: random.Random) -> No
     tokens[y : y + height, x : x + width] = patch
 
 
-def prepare(work: Path, vqgan: VqGan, decoder: Path, count: int, seed: int) -> dict[str, Pictures]:
-    """The decoder's good and bad samples, and damaged pictures; kept on disk."""
-    path = work / f"pictures-{count}.npz"
+def prepare(
+    work: Path, vqgan: VqGan, decoder: Path, count: int, seed: int
+) -> dict[str, LabelledImages]:
+    """Draw and check samples of the decoder, and make damaged images.
+
+    Args:
+        work: folder in which the images are cached.
+        vqgan: the VQ-GAN.
+        decoder: weights folder of the decoder.
+        count: number of samples; half as many damaged images are made.
+        seed: seed of scenes and samples.
+
+    Returns:
+        Images by kind: "good" and "bad" samples, and "damaged".
+    """
+    path = work / f"images-{count}.npz"
     if not path.exists():
         numbers = np.arange(SCENE_OFFSET, SCENE_OFFSET + count)
         scenes = [scene_of(seed, int(number))[0] for number in numbers]
         samples = draw_samples(decoder, vqgan, scenes, seed)
-        good = np.array([check(p, s).ok for p, s in zip(samples, scenes, strict=True)])
-        damaged = damaged_pictures(vqgan, count // 2, seed)
+        good = np.array([check(i, s).ok for i, s in zip(samples, scenes, strict=True)])
+        damaged = damaged_images(vqgan, count // 2, seed)
         parts = {
-            "good": Pictures(numbers[good], samples[good]),
-            "bad": Pictures(numbers[~good], samples[~good]),
+            "good": LabelledImages(numbers[good], samples[good]),
+            "bad": LabelledImages(numbers[~good], samples[~good]),
             "damaged": damaged,
         }
         arrays: dict[str, NDArray[Any]] = {}
@@ -150,33 +174,42 @@ def prepare(work: Path, vqgan: VqGan, decoder: Path, count: int, seed: int) -> d
         np.savez(path, **arrays)  # type: ignore[arg-type]
     stored = np.load(path)
     names = [name.removesuffix("_scenes") for name in stored.files if name.endswith("_scenes")]
-    return {name: Pictures(stored[f"{name}_scenes"], stored[f"{name}_images"]) for name in names}
+    return {
+        name: LabelledImages(stored[f"{name}_scenes"], stored[f"{name}_images"]) for name in names
+    }
 
 
-def _pick(part: Pictures, count: int, rng: random.Random) -> Pictures:
-    """Random pictures of a kind."""
+def _pick(part: LabelledImages, count: int, rng: random.Random) -> LabelledImages:
+    """Choose random images of one kind."""
     rows = [rng.randrange(len(part.scenes)) for _ in range(count)]
-    return Pictures(part.scenes[rows], part.images[rows])
+    return LabelledImages(part.scenes[rows], part.images[rows])
 
 
-def _draw(seed: int, first: int, count: int) -> Pictures:
-    """True pictures of the scenes from number `first` on."""
+def _draw(seed: int, first: int, count: int) -> LabelledImages:
+    """Draw true images of the scenes from number `first` on."""
     numbers = np.arange(first, first + count)
-    return Pictures(numbers, np.stack([draw_scene(*scene_of(seed, int(n))) for n in numbers]))
+    return LabelledImages(numbers, np.stack([draw_scene(*scene_of(seed, int(n))) for n in numbers]))
 
 
 class ContrastiveBatch:
-    """Matching captions and pictures, malformed pictures with captions, then wrong captions."""
+    """Matching captions and images, malformed images with captions, then wrong captions.
+
+    Args:
+        data: the output of `prepare`.
+        tokenizer: the tokenizer of the captions.
+        seed: seed of the training.
+        step: number of the step, which determines the batch.
+    """
 
     def __init__(
-        self, data: dict[str, Pictures], tokenizer: Tokenizer, seed: int, step: int
+        self, data: dict[str, LabelledImages], tokenizer: Tokenizer, seed: int, step: int
     ) -> None:
         rng = random.Random(f"{seed}/ruclip/{step}")
-        own = BATCH // 3
-        first = 3 * SCENE_OFFSET + step * (BATCH - own)
+        sampled = BATCH // 3
+        first = 3 * SCENE_OFFSET + step * (BATCH - sampled)
         parts = [
-            _draw(seed, first, BATCH - own),
-            _pick(data["good"], own, rng),
+            _draw(seed, first, BATCH - sampled),
+            _pick(data["good"], sampled, rng),
             _pick(data["bad"], NEGATIVES // 2, rng),
             _pick(data["damaged"], NEGATIVES - NEGATIVES // 2, rng),
         ]
@@ -193,26 +226,30 @@ class ContrastiveBatch:
 
 
 def contrastive_loss(text: Tensor, image: Tensor, scale: Tensor, same: Tensor) -> Tensor:
-    """Cross-entropy both ways, other pictures of an equal caption left out.
+    """Return the cross-entropy in both directions, ignoring other images with an equal caption.
 
     Args:
-        text: unit features [BATCH + NEGATIVES + BATCH, E]: matching, of malformed, changed.
-        image: unit features [BATCH + NEGATIVES, E]: matching, malformed.
-        scale: the temperature's inverse, scalar.
-        same: bool [texts, texts], equal captions.
+        text: unit features [BATCH + NEGATIVES + BATCH, E] of the captions of matching and malformed
+            images, then of changed captions.
+        image: unit features [BATCH + NEGATIVES, E] of matching, then malformed images.
+        scale: the inverse temperature, a scalar.
+        same: which captions are equal, bool [texts, texts].
     """
     logits = scale * image @ text.T  # [BATCH + NEGATIVES, texts]
     labels = torch.arange(BATCH)
     other = same & ~torch.eye(len(same), dtype=torch.bool)
     by_image = logits[:BATCH].masked_fill(other[:BATCH], -torch.inf)
     hidden = other[:BATCH, : len(image)].clone()
-    hidden[:, BATCH:] = False  # a malformed picture of the same caption must lose
+    hidden[:, BATCH:] = False  # a malformed image of the same caption must lose
     by_text = logits[:, :BATCH].T.masked_fill(hidden, -torch.inf)
     return (F.cross_entropy(by_image, labels) + F.cross_entropy(by_text, labels)) / 2
 
 
 def malformed_loss(text: Tensor, image: Tensor, scale: Tensor) -> Tensor:
-    """Every good picture should beat every malformed one, each by its own caption's cosine."""
+    """Return a loss that makes all good images score higher than all malformed images.
+
+    The score of an image is the cosine with its own caption. Arguments as in `contrastive_loss`.
+    """
     cosine_of = (image * text[: len(image)]).sum(1)  # [BATCH + NEGATIVES]
     margins = cosine_of[:BATCH, None] - cosine_of[None, BATCH:]
     return F.softplus(-scale * margins).mean()
@@ -220,13 +257,13 @@ def malformed_loss(text: Tensor, image: Tensor, scale: Tensor) -> Tensor:
 
 def train(
     work: Path,
-    data: dict[str, Pictures],
+    data: dict[str, LabelledImages],
     tokenizer: Tokenizer,
     steps: int,
     seed: int,
     compile: bool,
 ) -> tuple[RuClip, float]:
-    """Train or resume; returns the averaged network and the minutes it took."""
+    """Train or resume; return the averaged network and the minutes of training."""
     torch.manual_seed(seed)
     model = RuClip(make_config(tokenizer.vocab_size))
     muon, adam = make_optimizers(model)
@@ -240,7 +277,7 @@ def train(
         set_learning_rate(muon, MUON_RATE * cosine(step, steps, WARMUP))
         set_learning_rate(adam, RATE * cosine(step, steps, WARMUP))
         batch = ContrastiveBatch(data, tokenizer, seed, step)
-        # Compiled plain attention is the faster one on CPUs: the fused one is slow backwards.
+        # On CPUs compiled plain attention is faster: fused attention has a slow backward pass.
         plain = SDPBackend.MATH if compile else SDPBackend.FLASH_ATTENTION
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(plain):
             image = encode_image((batch.images - mean) / std)
@@ -261,7 +298,7 @@ def train(
 
 
 def make_optimizers(model: RuClip) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Muon for the matrices of the layers of both towers, AdamW for the rest."""
+    """Return Muon for the matrices of the layers of both towers, and AdamW for the rest."""
     named = dict(model.named_parameters())
     matrices = {n: p for n, p in named.items() if p.dim() == 2 and "resblocks" in n}
     others = [p for n, p in named.items() if n not in matrices]
@@ -272,20 +309,20 @@ def make_optimizers(model: RuClip) -> tuple[torch.optim.Optimizer, torch.optim.O
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: prepare pictures, train, export."""
+    """Run the command line: prepare images, train, export."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for log and checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="weights folder to write")
     parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
     parser.add_argument("--decoder", type=Path, required=True, help="weights folder of the decoder")
-    parser.add_argument("--pictures", type=int, default=2048, help="that the decoder draws")
+    parser.add_argument("--images", type=int, default=2048, help="samples of the decoder")
     parser.add_argument("--steps", type=int, default=1700)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="needs a C++ compiler; faster")
     options = parser.parse_args(arguments)
     options.work.mkdir(parents=True, exist_ok=True)
     vqgan = load_vqgan(options.vqgan)
-    data = prepare(options.work, vqgan, options.decoder, options.pictures, options.seed)
+    data = prepare(options.work, vqgan, options.decoder, options.images, options.seed)
     tokenizer = Tokenizer.load(options.decoder / "bpe.model")
     model, minutes = train(
         options.work, data, tokenizer, options.steps, options.seed, options.compile
@@ -293,12 +330,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     card = [
         "# demo-ruclip",
         "",
-        "ruCLIP of the Suprematist demo: ViT of patch 8, 4 layers of 128; text 3 layers of 128.",
+        "ruCLIP of the Suprematist demo: ViT (patch 8, 4 layers), text encoder (3 layers), "
+        "width 128.",
         "",
-        f"- data: true pictures of seen combinations, {options.pictures} samples of demo-dalle, "
-        "damaged pictures",
+        f"- data: true images of seen combinations, {options.images} samples of demo-dalle, "
+        "damaged images",
         f"- command: `python -m rudalle_lib.training.ruclip --steps {options.steps} "
-        f"--pictures {options.pictures} --seed {options.seed}`",
+        f"--images {options.images} --seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",
         "- figures: `rudalle_lib/demo/quality.json`",
     ]

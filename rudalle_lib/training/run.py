@@ -1,8 +1,10 @@
-"""What every training run shares: a log, checkpoints that survive a kill, schedules, averages."""
+"""Shared by all training runs: log, crash-safe checkpoints, schedules, weight averages, export."""
+
+from __future__ import annotations
 
 import json
-import logging
 import math
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,24 +15,25 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 SAVE_SECONDS = 120
+"""Minimum time between two checkpoints."""
 
 
 class Stateful(Protocol):
-    """What a checkpoint can hold: networks, optimizers, averages."""
+    """Anything that a checkpoint can store: networks, optimizers, averages."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Its state."""
+        """Return the state to store."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> object:
-        """Take up a state."""
+        """Restore a stored state."""
 
 
 class TrainingRun:
-    """A working folder with `train.log` and one resumable checkpoint, `checkpoint.pt`.
+    """A work folder with `train.log` and one checkpoint to resume from, `checkpoint.pt`.
 
     Args:
-        folder: made where it does not exist.
-        parts: by name in the checkpoint, what a resumed training goes on with.
+        folder: the work folder; created if missing.
+        parts: what the checkpoint stores, by name.
     """
 
     def __init__(self, folder: Path, **parts: Stateful) -> None:
@@ -39,25 +42,24 @@ class TrainingRun:
         self.checkpoint = folder / "checkpoint.pt"
         self.minutes_before = 0.0
         self._started = self._saved = time.monotonic()
-        self._log = logging.getLogger(f"{__name__}.{folder.name}")
-        self._log.setLevel(logging.INFO)
-        if not self._log.handlers:
-            for handler in (logging.FileHandler(folder / "train.log"), logging.StreamHandler()):
-                handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-                self._log.addHandler(handler)
+        self._log = folder / "train.log"
 
     @property
     def minutes(self) -> float:
-        """Minutes of training so far, those before a resume included."""
+        """Minutes of training so far, including those before a resume."""
         return self.minutes_before + (time.monotonic() - self._started) / 60
 
     def log(self, **figures: object) -> None:
-        """Write one line of `key value` figures."""
+        """Write one line of `key value` pairs to the log and to stderr."""
         parts = [f"{k} {v:.5g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()]
-        self._log.info("%5.1f min  %s", self.minutes, "  ".join(parts))
+        clock = time.strftime("%H:%M:%S")
+        line = f"{clock} {self.minutes:5.1f} min  {'  '.join(parts)}"
+        with self._log.open("a") as log:
+            print(line, file=log)
+        print(line, file=sys.stderr)
 
     def resume(self) -> int:
-        """Bring all parts to the state of the last checkpoint; the step to go on with."""
+        """Restore all parts from the checkpoint, if there is one; return the next step."""
         if not self.checkpoint.exists():
             return 0
         state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
@@ -68,7 +70,7 @@ class TrainingRun:
         return int(state["step"])
 
     def save(self, step: int, last: bool) -> None:
-        """Replace the checkpoint, after the last step or else every `SAVE_SECONDS` at most."""
+        """Replace the checkpoint after the last step, or if `SAVE_SECONDS` have passed."""
         if not last and time.monotonic() - self._saved < SAVE_SECONDS:
             return
         self._saved = time.monotonic()
@@ -79,7 +81,12 @@ class TrainingRun:
 
 
 class WeightAverage:
-    """Exponential moving average of a network's parameters."""
+    """Exponential moving average of a network's parameters.
+
+    Args:
+        model: the network.
+        decay: share of the average kept at each step, 0 to 1.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -87,26 +94,26 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move the average towards the parameters; early steps average over less."""
+        """Move the average towards the parameters. Early steps average over fewer steps."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         values = list(self.values.values())
         torch._foreach_lerp_(values, [p.detach() for _, p in model.named_parameters()], weight)
 
     def averaged(self, model: nn.Module) -> dict[str, Tensor]:
-        """The model's state dict with averaged parameters."""
+        """Return the model's state dict with averaged parameters."""
         return {**model.state_dict(), **self.values}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by name."""
+        """Return the averages by name."""
         return self.values
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Go on from averages."""
+        """Restore the averages."""
         self.values = state_dict
 
 
 def cosine(step: int, steps: int, warmup: int, floor: float = 0.03) -> float:
-    """Learning-rate factor: linear warm-up, then a cosine down to `floor`."""
+    """Return the learning-rate factor of a step: linear warm-up, then a cosine down to `floor`."""
     if step < warmup:
         return (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -114,7 +121,7 @@ def cosine(step: int, steps: int, warmup: int, floor: float = 0.03) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Set the same learning rate for all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate
 
@@ -122,7 +129,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def descend(
     loss: Tensor, parameters: Iterable[nn.Parameter], *optimizers: torch.optim.Optimizer
 ) -> None:
-    """One step down a loss, the gradient of all `parameters` together no longer than 1."""
+    """Take one optimization step, with the norm of the whole gradient clipped to 1."""
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -134,7 +141,14 @@ def descend(
 def export(
     folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object], card: Iterable[str]
 ) -> None:
-    """Write `model.safetensors`, `config.json` and `MODEL_CARD.md` into a weights folder."""
+    """Write a weights folder: `model.safetensors`, `config.json` and `MODEL_CARD.md`.
+
+    Args:
+        folder: the weights folder; created if missing.
+        tensors: the weights by name.
+        config: the architecture.
+        card: lines of the model card.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stored = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
     (folder / "model.safetensors").write_bytes(save(stored))

@@ -1,13 +1,16 @@
-"""The image tokens of a scene, named: one code for every plain colour, one for every edge.
+"""Image tokens of a scene: one code per plain colour, and one code per kind of edge.
 
-A cell of 8 x 8 pixels is all ground, all figure, or has an edge in it. A plain cell has the code of
-its colour. A cell with an edge has the code of that edge, which is the same in every colour: what
-lies on its two sides, the plain cells around it say. So the tokens of a red circle on black are
-known to whoever knows red, black and circles, and a small decoder can draw combinations that it has
-never seen. `vqgan_codes` teaches these codes to the demo VQ-GAN.
+A cell of 8 x 8 pixels is all background, all figure, or contains an edge. A plain cell has the code
+of its colour. A cell with an edge has the code of that edge, which is the same in all colours; the
+plain cells around it determine the colours on its two sides. The tokens of a red circle on black
+thus follow from red, black and circle, and a small decoder can draw combinations that it has never
+seen.
+`vqgan_codes` teaches these codes to the demo VQ-GAN.
 
-Figures lie on the grid of cells (`scenes.STEP`), so all of them together have few edges.
+Figures are aligned with the grid of cells (`scenes.STEP`), so there are few different edges.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
@@ -19,8 +22,8 @@ from numpy.typing import NDArray
 
 from rudalle_lib.demo.drawing import PALETTE, figure_mask
 from rudalle_lib.demo.scenes import (
+    IMAGE,
     MARGIN,
-    PICTURE,
     SHAPES,
     SIZES,
     STEP,
@@ -32,48 +35,55 @@ from rudalle_lib.demo.scenes import (
     keeps_relation,
 )
 
-GRID = PICTURE // STEP
+GRID = IMAGE // STEP
+"""Cells per side of an image."""
+
 CODES = 128
-"""Size of the vocabulary: room for all plain colours and edges."""
+"""Size of the vocabulary: enough for all plain colours and edges."""
+
 PLAIN = {colour: code for code, colour in enumerate(PALETTE)}
-"""The code of a cell with nothing but this colour."""
+"""Code of a plain cell, by colour."""
 
 Cells = NDArray[np.int16]
-LEAST_DIFFERENCE = 0.012
-"""Mean difference of coverage below which two edges are one."""
-_GROUND, _FIGURE = -2, -1  # plain cells of a patch, before their colours are known
+"""Codes of cells, int16 [rows, columns]."""
+
+MIN_DIFFERENCE = 0.012
+"""Mean difference in coverage below which two edges share a code."""
+
+_BACKGROUND, _FIGURE = -2, -1
+"""Codes of plain cells of a patch before their colours are known."""
 
 
-def scene_tokens(ground: str, placements: Sequence[Placement]) -> Cells:
-    """Tokens of a picture of these figures; int16 [16, 16]."""
-    tokens = np.full((GRID, GRID), PLAIN[ground], np.int16)
+def scene_tokens(background: str, placements: Sequence[Placement]) -> Cells:
+    """Return the tokens of an image of placed figures. int16 [16, 16]."""
+    tokens = np.full((GRID, GRID), PLAIN[background], np.int16)
     for placed in placements:
         patch = _patch(placed.figure.shape, (placed.width, placed.height, placed.angle))
         top, left = placed.top // STEP, placed.left // STEP
         cells = tokens[top : top + patch.shape[0], left : left + patch.shape[1]]
         coloured = np.where(patch == _FIGURE, PLAIN[placed.figure.colour], patch)
-        cells[patch != _GROUND] = coloured[patch != _GROUND]
+        cells[patch != _BACKGROUND] = coloured[patch != _BACKGROUND]
     return tokens
 
 
 def shows(tokens: Cells, scene: Scene) -> bool:
-    """Whether tokens, int [16, 16], are exactly those of a layout of the scene."""
-    fitting = [_fitting(tokens, figure) for figure in scene.figures]
+    """Return whether tokens, int [16, 16], are exactly those of some layout of the scene."""
+    matching = [_matching(tokens, figure) for figure in scene.figures]
     return any(
         keeps_relation(placements, scene.relation)
-        and np.array_equal(scene_tokens(scene.ground, placements), tokens)
-        for placements in product(*fitting)
+        and np.array_equal(scene_tokens(scene.background, placements), tokens)
+        for placements in product(*matching)
     )
 
 
-def _fitting(tokens: Cells, figure: Figure) -> list[Placement]:
-    """The placements of a figure at which the tokens are its own."""
+def _matching(tokens: Cells, figure: Figure) -> list[Placement]:
+    """Placements of a figure that match the tokens."""
     found = []
     for box in boxes(figure.shape, figure.size):
         patch = _patch(figure.shape, box)
-        wanted = np.where(patch == _FIGURE, PLAIN[figure.colour], patch)
+        expected = np.where(patch == _FIGURE, PLAIN[figure.colour], patch)
         windows = sliding_window_view(tokens, patch.shape)
-        same = ((windows == wanted) | (patch == _GROUND)).all((2, 3))
+        same = ((windows == expected) | (patch == _BACKGROUND)).all((2, 3))
         for row, column in np.argwhere(same):
             left, top = int(column) * STEP + MARGIN, int(row) * STEP + MARGIN
             found.append(Placement(figure, left, top, *box))
@@ -82,25 +92,25 @@ def _fitting(tokens: Cells, figure: Figure) -> list[Placement]:
 
 @cache
 def edges() -> tuple[NDArray[np.float32], ...]:
-    """The edges, as the figure's coverage of their cell: float32 [8, 8], in the order of codes."""
+    """Return all edges as coverage of their cell, float32 [8, 8], in the order of their codes."""
     found: list[NDArray[np.float32]] = []
     for size in SIZES:
         for shape in SHAPES:
             for box in boxes(shape, size):
                 for cell in _cells(shape, box).reshape(-1, STEP, STEP):
-                    if 0 < cell.mean() < 1 and not any(_alike(cell, edge) for edge in found):
+                    if 0 < cell.mean() < 1 and not any(_same_edge(cell, edge) for edge in found):
                         found.append(cell)
     return tuple(found)
 
 
-def _alike(cell: NDArray[np.float32], edge: NDArray[np.float32]) -> bool:
-    """Whether no one could tell two edges apart: less than a pixel of difference in all."""
-    return float(np.abs(cell - edge).mean()) < LEAST_DIFFERENCE
+def _same_edge(cell: NDArray[np.float32], edge: NDArray[np.float32]) -> bool:
+    """Whether two edges are indistinguishable: they differ by less than one pixel in total."""
+    return float(np.abs(cell - edge).mean()) < MIN_DIFFERENCE
 
 
 @cache
 def _patch(shape: str, box: Box) -> Cells:
-    """Codes of a figure's cells, wherever it lies; int16 [rows, columns]."""
+    """Codes of the cells of a figure, independent of its position; int16 [rows, columns]."""
     cells = _cells(shape, box)
     codes = [_code(cell) for cell in cells.reshape(-1, STEP, STEP)]
     return np.asarray(codes, np.int16).reshape(cells.shape[:2])
@@ -109,12 +119,12 @@ def _patch(shape: str, box: Box) -> Cells:
 def _code(cell: NDArray[np.float32]) -> int:
     """The code of a coverage, float32 [8, 8]."""
     if cell.min() == cell.max():
-        return _FIGURE if cell.min() == 1 else _GROUND
-    return len(PLAIN) + next(i for i, edge in enumerate(edges()) if _alike(cell, edge))
+        return _FIGURE if cell.min() == 1 else _BACKGROUND
+    return len(PLAIN) + next(i for i, edge in enumerate(edges()) if _same_edge(cell, edge))
 
 
 def _cells(shape: str, box: Box) -> NDArray[np.float32]:
-    """A figure's coverage, cut into the cells that it touches; float32 [rows, columns, 8, 8]."""
+    """Coverage of a figure in each cell that it touches; float32 [rows, columns, 8, 8]."""
     mask = figure_mask(shape, *box)
     height, width = (-(-(MARGIN + side) // STEP) for side in mask.shape)
     cover = np.zeros((height * STEP, width * STEP), np.float32)

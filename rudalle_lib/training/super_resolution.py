@@ -1,14 +1,16 @@
-"""Train the demo Real-ESRGAN x2: 128-px pictures to 256 px, an RRDBNet of 32 features and 4 blocks.
+"""Train the demo Real-ESRGAN x2: 128-px images to 256 px, an RRDBNet of 32 features and 4 blocks.
 
-Half of the inputs are clean renders, half went through the VQ-GAN, whose soft edges are what the
-network meets in a run (the idea of training on realistic degradations is Real-ESRGAN's: Wang et
-al., arXiv 2107.10833). Training starts from a network that passes colours through, so plain grounds
-are right from the first step; the loss is L1 and mean square: such figures need no adversary.
+Half of the inputs are clean renders. The other half are reconstructions by the VQ-GAN, whose soft
+edges the network gets in a run. (Training on realistic degradations is the idea of Real-ESRGAN:
+Wang et al., arXiv:2107.10833.) The initial network passes colours through, so plain backgrounds are
+right from the first step. The loss is L1 and mean square; such simple figures need no adversary.
 
     python -m rudalle_lib.training.super_resolution --work runs/upscaler \\
         --vqgan rudalle_lib/demo/weights/demo-vqgan \\
         --out rudalle_lib/demo/weights/demo-realesrgan-x2
 """
+
+from __future__ import annotations
 
 import argparse
 import random
@@ -36,30 +38,34 @@ from rudalle_lib.training.run import (
 from rudalle_lib.training.vqgan import load_vqgan, psnr, round_trip, to_float
 
 CONFIG = RrdbNetConfig(scale=2, num_features=32, num_blocks=4, growth=16)
+"""Architecture of the demo network."""
+
 BATCH, CROP, RATE = 12, 64, 5e-4
+"""Images per batch, side of a crop in pixels, and peak learning rate."""
+
 POOL = 768
-"""Pictures that went through the VQ-GAN, drawn and encoded once."""
+"""Number of images reconstructed by the VQ-GAN, which are computed once."""
 
 
 def pairs(rng: random.Random, count: int, held_out: bool = False) -> tuple[Tensor, Tensor]:
-    """Renders of the same scenes: float [count, 3, 128, 128] and [count, 3, 256, 256] in [0, 1]."""
+    """Render scenes at both sizes: float [count, 3, 128 or 256, 128 or 256] in [0, 1]."""
     small, large = [], []
     for _ in range(count):
         scene = random_scene(rng, held_out)
         placements = place(scene, rng)
-        small.append(draw_placements(scene.ground, placements))
-        large.append(draw_placements(scene.ground, placements, scale=2))
+        small.append(draw_placements(scene.background, placements))
+        large.append(draw_placements(scene.background, placements, scale=2))
     return (to_float(np.stack(small)) + 1) / 2, (to_float(np.stack(large)) + 1) / 2
 
 
 def soft_pairs(vqgan: VqGan, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The same with the small pictures after a round trip through the VQ-GAN."""
+    """Return `pairs` whose small images are reconstructions by the VQ-GAN."""
     small, large = pairs(random.Random(f"{seed}/soft"), count)
     return (round_trip(vqgan, small * 2 - 1).float() + 1) / 2, large
 
 
 def make_batch(rng: random.Random, soft: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """A crop of each picture, half of them from the soft ones."""
+    """Return crops of small and large images, half of them from the `soft` pairs."""
     picked = torch.tensor(rng.sample(range(len(soft[0])), BATCH // 2))
     clean = pairs(rng, BATCH - len(picked))
     small, large = (torch.cat((s[picked], c)) for s, c in zip(soft, clean, strict=True))
@@ -74,18 +80,18 @@ def make_batch(rng: random.Random, soft: tuple[Tensor, Tensor]) -> tuple[Tensor,
 
 @torch.no_grad()
 def start_from_colours(model: RrdbNet) -> None:
-    """Let the network repeat each 2 x 2 block's mean colour at first, and learn the rest."""
+    """Initialise the network to return the mean colour of each 2 x 2 block."""
     model.conv_body.weight.mul_(0.1)
     for conv in (model.conv_first, model.conv_up1, model.conv_up2, model.conv_hr):
         through = nn.init.dirac_(torch.empty_like(conv.weight))
         conv.weight.mul_(0.1).add_(through)
     model.conv_last.weight.mul_(0.1)
-    for colour in range(3):  # pixel_unshuffle gives four neighbouring channels to each colour
+    for colour in range(3):  # pixel_unshuffle: four neighbouring channels per colour
         model.conv_last.weight[colour, 4 * colour : 4 * colour + 4, 1, 1] += 1 / 4
 
 
 def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, float]:
-    """Train or resume; returns the averaged network and the minutes it took."""
+    """Train or resume; return the averaged network and the minutes of training."""
     torch.manual_seed(seed)
     model = RrdbNet(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     start_from_colours(model)
@@ -112,10 +118,10 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, flo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: train and export."""
+    """Run the command line: train and export."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for log and checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="weights folder to write")
     parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,14 +1,16 @@
-"""Train the demo translator: English captions of Suprematist scenes into canonical Russian ones.
+"""Train the demo translator: English captions of Suprematist scenes to canonical Russian captions.
 
-A Marian network of about a million parameters, in the file layout of the OPUS-MT repositories. The
-English side is varied as people vary it; its SentencePiece model folds case, so case costs nothing.
-No caption names a held-out combination, so the figures measure composition, not memory.
+The translator is a Marian network of about a million parameters, in the file layout of the OPUS-MT
+repositories. The English captions have random variations. Their SentencePiece model folds case. No
+caption contains a held-out combination, so the measured quality shows composition, not memory.
 
-    python -m rudalle_lib.training.translation --work runs/marian \
+    python -m rudalle_lib.training.translation --work runs/marian \\
         --out rudalle_lib/demo/weights/demo-marian
 
 Paper: Junczys-Dowmunt et al., "Marian: Fast Neural Machine Translation in C++", arXiv:1804.00344.
 """
+
+from __future__ import annotations
 
 import argparse
 import io
@@ -25,8 +27,14 @@ import sentencepiece
 import torch
 from torch import Tensor
 
-from rudalle_lib.demo.captions import english_caption, english_variant, ground_ru, russian_caption
+from rudalle_lib.demo.captions import (
+    background_ru,
+    english_caption,
+    english_variant,
+    russian_caption,
+)
 from rudalle_lib.demo.scenes import Scene, random_scene
+from rudalle_lib.text.translation import Translator
 from rudalle_lib.training.run import (
     TrainingRun,
     WeightAverage,
@@ -35,25 +43,46 @@ from rudalle_lib.training.run import (
     export,
     set_learning_rate,
 )
-from rudalle_lib.translation import Translator, load_tokenizer
+from rudalle_lib.weights.marian import load_marian, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import MarianConfig, MarianMTModel, MarianTokenizer
 
 PIECES = 240
-"""Pieces of either language: enough for each of its words to be one, and letters for others."""
+"""Pieces per language: enough for each word to be one piece, plus letters for other words."""
+
 VOCABULARY_CAPTIONS = 3000
+"""Number of captions on which the vocabularies are trained."""
+
 BATCH = 128
+"""Captions per batch."""
+
 RATE, WARMUP, DECAY = 2e-3, 200, 0.998
+"""Peak learning rate, number of warm-up steps, and decay of the weight average."""
+
 NO_LABEL = -100
+"""Label of padding, which the loss ignores."""
+
 HELD_OUT_SEED = 7
+"""Seed of the scenes on which the trained network is measured."""
 
 RUSSIAN_LETTERS = "абвгдежзийклмнопрстуфхцчшщъыьэюяё"
+"""Letters that the Russian vocabulary must contain."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command line of a training."""
+    """Options of the command line.
+
+    Args:
+        work: folder for vocabulary, log and checkpoint.
+        out: weights folder to write.
+        steps: number of steps.
+        minutes: time limit, or None.
+        seed: seed of captions, weights and dropout.
+        bfloat16: whether to train under bfloat16 autocast.
+        examples: captions per measured figure.
+    """
 
     work: Path
     out: Path
@@ -65,7 +94,7 @@ class Options:
 
 
 def caption_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """English as someone might write it, and the canonical Russian of the same."""
+    """Return an English caption with random variations and the canonical Russian caption."""
     english, russian = english_caption(scene), russian_caption(scene)
     if rng.random() < 0.7:
         english = english_variant(scene, rng)
@@ -73,25 +102,25 @@ def caption_pair(scene: Scene, rng: random.Random) -> tuple[str, str]:
         english = re.sub(r"\b([Aa]n?)\b", "the", english)
     if rng.random() < 0.1:
         english = english.replace(" on ", rng.choice((" against ", ", on ", ", ")))
-    elif rng.random() < 0.1:  # no ground named at all
+    elif rng.random() < 0.1:  # no background named at all
         english = english.rpartition(" on ")[0]
-        russian = russian.removesuffix(" " + ground_ru(scene.ground))
+        russian = russian.removesuffix(" " + background_ru(scene.background))
     return english, russian
 
 
 def caption_pairs(seed: object, count: int) -> Iterator[tuple[str, str]]:
-    """Pairs of captions without held-out combinations; the same for the same seed."""
+    """Yield `count` caption pairs without held-out combinations, determined by the seed."""
     rng = random.Random(f"translation {seed}")
     for _ in range(count):
         yield caption_pair(random_scene(rng), rng)
 
 
 def train_vocabulary(folder: Path, seed: int) -> None:
-    """Write `source.spm`, `target.spm` and their joint `vocab.json` into a folder."""
+    """Train both vocabularies; write `source.spm`, `target.spm` and their joint `vocab.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     english, russian = zip(*caption_pairs(f"vocabulary {seed}", VOCABULARY_CAPTIONS), strict=True)
     letters = string.ascii_lowercase + string.digits + ",.!?-"
-    source = _train_pieces(english, letters, "nmt_nfkc_cf")  # cf: fold case
+    source = _train_pieces(english, letters, "nmt_nfkc_cf")  # cf folds case
     target = _train_pieces(russian, RUSSIAN_LETTERS, "nmt_nfkc")
     (folder / "source.spm").write_bytes(source)
     (folder / "target.spm").write_bytes(target)
@@ -120,13 +149,15 @@ def _train_pieces(captions: Sequence[str], letters: str, normalization: str) -> 
 
 def _pieces(model: bytes) -> list[str]:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    every = range(processor.get_piece_size())
-    special = {id_ for id_ in every if processor.is_control(id_) or processor.is_unknown(id_)}
-    return [processor.id_to_piece(id_) for id_ in every if id_ not in special]
+    return [
+        processor.id_to_piece(id_)
+        for id_ in range(processor.get_piece_size())
+        if not processor.is_control(id_) and not processor.is_unknown(id_)
+    ]
 
 
-def make_config(tokenizer: "MarianTokenizer") -> "MarianConfig":
-    """The architecture: two layers of 128 channels on either side."""
+def make_config(tokenizer: MarianTokenizer) -> MarianConfig:
+    """Return the architecture: encoder and decoder of two layers with 128 channels."""
     from transformers import MarianConfig
 
     return MarianConfig(
@@ -149,18 +180,24 @@ def make_config(tokenizer: "MarianTokenizer") -> "MarianConfig":
     )
 
 
-def encode_batch(
-    tokenizer: "MarianTokenizer", pairs: Sequence[tuple[str, str]]
-) -> dict[str, Tensor]:
-    """Padded `input_ids` and `attention_mask` [B, S], and `labels` [B, T], -100 where padded."""
+def encode_batch(tokenizer: MarianTokenizer, pairs: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
+    """Tokenize and pad caption pairs.
+
+    Args:
+        tokenizer: the Marian tokenizer.
+        pairs: English and Russian captions.
+
+    Returns:
+        int64 `input_ids` and `attention_mask` [B, S], and `labels` [B, T], -100 for padding.
+    """
     english, russian = zip(*pairs, strict=True)
     encoded = tokenizer(list(english), text_target=list(russian), padding=True, return_tensors="pt")
     padded = encoded["labels"] == tokenizer.pad_token_id
     return {**encoded, "labels": encoded["labels"].masked_fill(padded, NO_LABEL)}
 
 
-def train(options: Options, tokenizer: "MarianTokenizer") -> tuple["MarianMTModel", float]:
-    """Train, or go on with a training; the averaged network and the minutes it took."""
+def train(options: Options, tokenizer: MarianTokenizer) -> tuple[MarianMTModel, float]:
+    """Train or resume; return the averaged network and the minutes of training."""
     from transformers import MarianMTModel
 
     torch.manual_seed(options.seed)
@@ -175,21 +212,23 @@ def train(options: Options, tokenizer: "MarianTokenizer") -> tuple["MarianMTMode
             break
         schedule = cosine(max(step, int(late)), options.steps, min(WARMUP, options.steps // 4))
         set_learning_rate(optimizer, RATE * schedule)
-        torch.manual_seed(options.seed * 1_000_003 + step)  # dropout, the same after a resume
+        torch.manual_seed(
+            options.seed * 1_000_003 + step
+        )  # so that dropout is the same after a resume
         pairs = list(caption_pairs(f"{options.seed} {step}", BATCH))
         loss = _step(model, optimizer, encode_batch(tokenizer, pairs), options.bfloat16)
         average.update(model, step)
         if step % 50 == 0:
             run.log(step=step, loss=loss)
         run.save(step + 1, last=step + 1 == options.steps)
-    with torch.no_grad():  # not by state dict, where tied embeddings have four names
+    with torch.no_grad():  # the state dict has four names for tied embeddings
         for name, parameter in model.named_parameters():
             parameter.copy_(average.values[name])
     return model.eval(), run.minutes
 
 
 def _step(
-    model: "MarianMTModel",
+    model: MarianMTModel,
     optimizer: torch.optim.Optimizer,
     batch: dict[str, Tensor],
     bfloat16: bool,
@@ -201,23 +240,23 @@ def _step(
 
 
 def exact_share(translator: Translator, count: int, seed: int, varied: bool) -> float:
-    """Share of captions with held-out combinations that come out as the canonical Russian.
+    """Return the share of held-out captions that are translated to the canonical Russian caption.
 
     Args:
-        translator: what is measured.
-        count: captions.
-        seed: of the scenes.
-        varied: English as people vary it; otherwise the canonical English.
+        translator: the translator to measure.
+        count: number of captions.
+        seed: seed of the scenes.
+        varied: whether the English captions have random variations.
     """
     rng = random.Random(seed)
     scenes = [random_scene(rng, held_out=True) for _ in range(count)]
     english = [english_variant(s, rng) if varied else english_caption(s) for s in scenes]
-    found = translator.translate(english, language="en", batch_size=64)
-    return sum(f == russian_caption(s) for f, s in zip(found, scenes, strict=True)) / count
+    russian = translator.translate(english, language="en", batch_size=64)
+    return sum(r == russian_caption(s) for r, s in zip(russian, scenes, strict=True)) / count
 
 
-def write_model(options: Options, model: "MarianMTModel", minutes: float) -> dict[str, float]:
-    """Write the weights folder in float16, measure what it holds, and say so in its card."""
+def write_model(options: Options, model: MarianMTModel, minutes: float) -> dict[str, float]:
+    """Write the weights folder in float16, measure its quality, and write it into the card."""
     tied = ("lm_head.weight", "embed_tokens.weight", "embed_positions.weight")
     tensors = {
         name: tensor.half() for name, tensor in model.state_dict().items()
@@ -236,7 +275,7 @@ def write_model(options: Options, model: "MarianMTModel", minutes: float) -> dic
         "pad_token_id": model.config.pad_token_id,
     }
     (options.out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-    translator = Translator.load(options.out)
+    translator = load_marian(options.out)
     figures = {
         "canonical": exact_share(translator, options.examples, HELD_OUT_SEED, varied=False),
         "varied": exact_share(translator, options.examples, HELD_OUT_SEED, varied=True),
@@ -249,14 +288,14 @@ def write_model(options: Options, model: "MarianMTModel", minutes: float) -> dic
 def model_card(
     options: Options, figures: dict[str, float], minutes: float, parameters: int
 ) -> list[str]:
-    """The lines of `MODEL_CARD.md`."""
+    """Return the lines of `MODEL_CARD.md`."""
     limit = f" --minutes {options.minutes:g}" if options.minutes else ""
     precision = " --bfloat16" if options.bfloat16 else ""
     return [
         "# demo-marian",
         "",
-        "Marian network, English to Russian, for captions of the Suprematist demo and nothing",
-        f"else: 2 + 2 layers, {parameters / 1e6:.2f} million parameters, stored as float16.",
+        "Marian network, English to Russian, only for captions of the Suprematist demo:",
+        f"2 + 2 layers, {parameters / 1e6:.2f} million parameters, stored in float16.",
         "",
         "- data: pairs of captions made by `rudalle_lib.demo.captions`, held-out combinations "
         "excluded",
@@ -270,15 +309,17 @@ def model_card(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: vocabulary, training, export, figures."""
+    """Run the command line: train the vocabulary and the network, export, measure."""
     parser = argparse.ArgumentParser(description="Train the demo translator.")
     parser.add_argument("--out", type=Path, required=True, help="weights folder to write")
-    parser.add_argument("--work", type=Path, required=True, help="folder of log and checkpoint")
+    parser.add_argument("--work", type=Path, required=True, help="folder for log and checkpoint")
     parser.add_argument("--steps", type=int, default=Options.steps)
     parser.add_argument("--seed", type=int, default=Options.seed)
-    parser.add_argument("--minutes", type=float, help="stop after so many, at a low rate")
-    parser.add_argument("--bfloat16", action="store_true", help="train under bf16 autocast")
-    parser.add_argument("--examples", type=int, default=Options.examples, help="for the figures")
+    parser.add_argument("--minutes", type=float, help="time limit; the schedule is adapted to it")
+    parser.add_argument("--bfloat16", action="store_true", help="train under bfloat16 autocast")
+    parser.add_argument(
+        "--examples", type=int, default=Options.examples, help="captions per measured figure"
+    )
     options = Options(**vars(parser.parse_args(arguments)))
     if not (options.work / "vocab.json").exists():
         train_vocabulary(options.work, options.seed)

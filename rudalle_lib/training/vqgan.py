@@ -1,17 +1,21 @@
-"""Train the demo VQ-GAN: 128-px Suprematist pictures to 16 x 16 tokens of 512 codes, and back.
+"""Train the demo VQ-GAN: 128-px Suprematist images to 16 x 16 tokens of 512 codes, and back.
 
 The codebook is learnt by nearest neighbours with exponential moving averages (van den Oord et al.,
-arXiv 1711.00937, appendix), started by k-means and with dead codes replaced, which is steadier on
-small data than Gumbel noise. It is then written in the published Gumbel form, where the encoder's
-choice is an argmax over logits: with logits = 2 e.z - |e|^2 that argmax is the nearest neighbour.
-Codes are chosen at a price, distance - lambda * log p(code) (entropy-constrained quantisation:
-Chou, Lookabaugh, Gray, 1989), which becomes the bias of those logits. Of several near-equal codes
-for a flat ground the most frequent one is taken, and in training the encoder learns to mean it, so
-the decoder need not predict a coin toss or a halo around every figure. A high price tidies the
-codes but blurs thin figures of little contrast, so the last steps are trained at a lower one.
+arXiv:1711.00937, appendix). It is initialised by k-means and dead codes are replaced, which is more
+stable on small data than Gumbel noise. It is then written in the published Gumbel form, in which
+the code is an argmax over logits. With logits = 2 e.z - |e|^2 that argmax is the nearest neighbour.
+
+Codes are chosen by distance - lambda * log p(code) (entropy-constrained quantisation: Chou,
+Lookabaugh, Gray, 1989). The second term, the price, becomes the bias of the logits. Among
+near-equal codes for a flat background it selects the most frequent one, and the encoder learns to
+produce that code, so the decoder need not predict random choices or a halo around each figure. A
+high price makes tokens more regular but blurs thin figures with low contrast, so the last steps use
+a lower price.
 
     python -m rudalle_lib.training.vqgan --work runs/vqgan --out rudalle_lib/demo/weights/demo-vqgan
 """
+
+from __future__ import annotations
 
 import argparse
 import json
@@ -50,15 +54,29 @@ CONFIG = VqGanConfig(
     n_embed=512,
     norm_groups=8,
 )
+"""Architecture of the demo VQ-GAN."""
+
 UNQUANTISED_STEPS = 200
+"""Steps before the codebook is initialised."""
+
 PRICE_FROM, PRICE_RAMP = 600, 900
-"""Steps without a price, and steps in which it then rises to its full height."""
+"""First step with a price, and number of steps over which the price rises to its full value."""
+
 CROP_BATCH, FULL_BATCH = 16, 8
+"""Images per batch of crops and of whole images."""
+
 CROP_RATE, FULL_RATE, SETTLE_RATE = 1e-3, 6e-4, 3e-4
+"""Peak learning rates of the three phases."""
 
 
 class EmaCodebook(nn.Module):
-    """Codes that follow the mean of the features assigned to them."""
+    """Codes that follow the moving average of the features assigned to them.
+
+    Args:
+        n_embed: number of codes.
+        dim: channels of a code.
+        decay: share of the average kept at each step, 0 to 1.
+    """
 
     codes: Tensor
     counts: Tensor
@@ -73,13 +91,13 @@ class EmaCodebook(nn.Module):
         self.register_buffer("sums", torch.randn(n_embed, dim))
 
     def choose(self, flat: Tensor) -> Tensor:
-        """Index of the least distance - price * log p(code); float [M, dim] to int64 [M]."""
+        """Return the code with minimum distance - price * log p(code): [M, dim] to int64 [M]."""
         log_p = (self.counts + 0.1).log() - (self.counts + 0.1).sum().log()
         return (flat @ self.codes.T * 2 - self.codes.pow(2).sum(1) + self.price * log_p).argmax(1)
 
     @torch.no_grad()
     def start(self, flat: Tensor, generator: torch.Generator, rounds: int = 12) -> None:
-        """K-means++ on float [M, dim] features."""
+        """Initialise the codes by k-means++ on features, float [M, dim]."""
         chosen = [flat[torch.randint(len(flat), (1,), generator=generator)]]
         distance = (flat - chosen[0]).pow(2).sum(1)
         for _ in range(len(self.codes) - 1):
@@ -96,7 +114,7 @@ class EmaCodebook(nn.Module):
 
     @torch.no_grad()
     def follow(self, flat: Tensor, generator: torch.Generator) -> None:
-        """Move the codes towards their features; codes that nobody uses restart at a feature."""
+        """Move the codes towards their features. Unused codes restart at a random feature."""
         counts, sums = self._totals(flat)
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
@@ -113,43 +131,60 @@ class EmaCodebook(nn.Module):
         return counts, torch.zeros_like(self.codes).index_add_(0, index, flat)
 
 
-def pictures(rng: random.Random, count: int, crop: int | None = None) -> Tensor:
-    """Random pictures of seen combinations; float [count, 3, side, side] in [-1, 1]."""
+def random_images(rng: random.Random, count: int, crop: int | None = None) -> Tensor:
+    """Draw random images of seen combinations.
+
+    Args:
+        rng: source of randomness.
+        count: number of images.
+        crop: side of a random crop in pixels, or None for whole images.
+
+    Returns:
+        Images, float [count, 3, side, side] in [-1, 1].
+    """
     drawn: list[NDArray[np.uint8]] = []
     while len(drawn) < count:
-        picture = draw_scene(random_scene(rng, single_share=0.25), rng)
+        image = draw_scene(random_scene(rng, single_share=0.25), rng)
         if crop is None:
-            drawn.append(picture)
+            drawn.append(image)
             continue
         x, y = rng.randrange(129 - crop), rng.randrange(0, 129 - crop)
-        window = picture[y // 4 * 4 :, x // 4 * 4 :][:crop, :crop]
+        window = image[y // 4 * 4 :, x // 4 * 4 :][:crop, :crop]
         if window.std(axis=(0, 1)).max() > 4 or rng.random() < 0.05:
             drawn.append(window)
     return to_float(np.stack(drawn))
 
 
 def to_float(images: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] to float [B, 3, H, W] in [-1, 1], channels last."""
+    """Convert uint8 [B, H, W, 3] to float [B, 3, H, W] in [-1, 1], channels last."""
     batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
     return (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L1, mean square and L1 of the gradients: crisp edges without an adversary."""
+    """Return L1 + mean square + L1 of the gradients: crisp edges without an adversary."""
     output = output.float()
     gradients = sum((output.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (2, 3))
     return F.l1_loss(output, target) + 2 * F.mse_loss(output, target) + 0.5 * gradients
 
 
 def psnr(output: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of pictures in [-1, 1]; float [B]."""
+    """Return the peak signal-to-noise ratio in dB of images in [-1, 1]. float [B]."""
     error = (output.clamp(-1, 1).float() - target).pow(2).flatten(1).mean(1)
     return 10 * torch.log10(4 / error.clamp(min=1e-10))
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A run of steps on crops of a side in pixels or on whole pictures (None), at one price."""
+    """Training steps with the same settings.
+
+    Args:
+        steps: number of steps.
+        rate: peak learning rate.
+        floor: final learning rate as a share of `rate`.
+        crop: side of the crops in pixels, or None for whole images.
+        price: full price of a code.
+    """
 
     steps: int
     rate: float
@@ -158,16 +193,16 @@ class Phase:
     price: float
 
     def learning_rate(self, step: int) -> float:
-        """Of a step of this phase, counted from its start."""
+        """Return the learning rate of a step, counted from the start of the phase."""
         return self.rate * cosine(step, self.steps, 50, self.floor)
 
-    def pictures(self, rng: random.Random) -> Tensor:
-        """A batch, as `pictures`."""
-        return pictures(rng, FULL_BATCH if self.crop is None else CROP_BATCH, self.crop)
+    def batch(self, rng: random.Random) -> Tensor:
+        """Draw a batch with `random_images`."""
+        return random_images(rng, FULL_BATCH if self.crop is None else CROP_BATCH, self.crop)
 
 
 def phases(crop: int, full: int, settle: int, price: float, settle_price: float) -> list[Phase]:
-    """Crops, whole pictures, and whole pictures at the lower price, so many steps of each."""
+    """Return the phases: crops, whole images, and whole images at the lower `settle_price`."""
     return [
         Phase(crop, CROP_RATE, 0.4, 64, price),
         Phase(full, FULL_RATE, 0.02, None, price),
@@ -176,13 +211,13 @@ def phases(crop: int, full: int, settle: int, price: float, settle_price: float)
 
 
 def train(work: Path, plan: Sequence[Phase], seed: int) -> tuple[VqGan, EmaCodebook, float]:
-    """Train or resume; returns the averaged network, its codebook and the minutes it took."""
+    """Train or resume; return the averaged network, its codebook and the minutes of training."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = VqGan(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     middle = model.encoder.mid
     for last in (middle.block_1.conv2, middle.attn_1.proj_out, middle.block_2.conv2):
-        nn.init.zeros_(last.weight)  # an idle middle: a code is a matter of its neighbourhood
+        nn.init.zeros_(last.weight)  # the middle is bypassed, so that codes are local
         nn.init.zeros_(last.bias)
     middle.requires_grad_(False)
     book = EmaCodebook(CONFIG.n_embed, CONFIG.embed_dim)
@@ -195,7 +230,7 @@ def train(work: Path, plan: Sequence[Phase], seed: int) -> tuple[VqGan, EmaCodeb
     for step, (phase, place) in enumerate(steps[first:], first):
         set_learning_rate(optimizer, phase.learning_rate(place))
         book.price = phase.price * min(1.0, max(0.0, (step - PRICE_FROM) / PRICE_RAMP))
-        images = phase.pictures(random.Random(seed * 1_000_003 + step))
+        images = phase.batch(random.Random(seed * 1_000_003 + step))
         loss, output, commitment, used = _step(model, book, images, step, generator)
         descend(loss, learnt, optimizer)
         average.update(model, step)
@@ -210,13 +245,13 @@ def train(work: Path, plan: Sequence[Phase], seed: int) -> tuple[VqGan, EmaCodeb
 def _step(
     model: VqGan, book: EmaCodebook, images: Tensor, step: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, float, int]:
-    """Loss, output, commitment and number of codes used of one batch."""
+    """Loss, output, commitment loss and number of codes used for one batch."""
     with torch.autocast("cpu", torch.bfloat16):
         features = model.encode_features(images).float()
     if step < UNQUANTISED_STEPS:
         quantised, commitment, used = features, torch.zeros(()), 0
         if step == UNQUANTISED_STEPS - 1:
-            many = pictures(random.Random(step), 96)
+            many = random_images(random.Random(step), 96)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
                 flat = torch.cat(
                     [_flat(model.encode_features(part).float()) for part in many.split(8)]
@@ -247,7 +282,13 @@ def _flat(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def write_gumbel_form(model: VqGan, codes: Tensor, log_price: Tensor | None = None) -> None:
-    """Write a codebook [N, dim] into the Gumbel quantiser, with an entropy price [N]."""
+    """Write a codebook into the Gumbel quantiser of a network.
+
+    Args:
+        model: the network, changed in place.
+        codes: float [N, dim].
+        log_price: price * log p of each code, float [N], added to its logit.
+    """
     model.quantize.embed.weight.copy_(codes)
     model.quantize.proj.weight.copy_(2 * codes[:, :, None, None])
     assert model.quantize.proj.bias is not None
@@ -258,7 +299,18 @@ def write_gumbel_form(model: VqGan, codes: Tensor, log_price: Tensor | None = No
 def set_entropy_price(
     model: VqGan, codes: Tensor, price: float, images: Tensor, rounds: int = 6
 ) -> float:
-    """Choose codes by distance - price * log p; returns the perplexity of the tokens."""
+    """Let a network choose codes by distance - price * log p.
+
+    Args:
+        model: the network, changed in place.
+        codes: its codebook, float [N, dim].
+        price: weight of log p.
+        images: images from which p is estimated, float [B, 3, H, W] in [-1, 1].
+        rounds: number of iterations, because p depends on the choice.
+
+    Returns:
+        The perplexity of the tokens of these images.
+    """
     flat = torch.cat([_flat(model.encode_features(part)) for part in images.split(16)])
     log_p = torch.zeros(len(codes))
     for _ in range(rounds):
@@ -271,7 +323,7 @@ def set_entropy_price(
 
 
 def stored_tensors(model: VqGan) -> dict[str, Tensor]:
-    """What is written to disk: float16, but for the codebook, so that codes stay apart."""
+    """Return the tensors to write: float16 except the codebook, so that codes stay distinct."""
     return {
         name: value if name.startswith("quantize.") else value.half()
         for name, value in model.state_dict().items()
@@ -279,56 +331,56 @@ def stored_tensors(model: VqGan) -> dict[str, Tensor]:
 
 
 def load_vqgan(folder: Path) -> VqGan:
-    """The exported network of a weights folder, ready to encode and decode."""
+    """Load the network of a weights folder, ready to encode and decode."""
     model = VqGan(VqGanConfig(**json.loads((folder / "config.json").read_text())))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def held_out_pictures(seed: int, count: int) -> tuple[list[object], Tensor]:
-    """Scenes with a held-out combination and their pictures in [-1, 1]."""
+def held_out_images(seed: int, count: int) -> Tensor:
+    """Draw images with a held-out combination. Returns float [count, 3, 128, 128] in [-1, 1]."""
     rng = random.Random(seed)
     scenes = [random_scene(rng, held_out=True) for _ in range(count)]
-    return list(scenes), to_float(np.stack([draw_scene(scene, rng) for scene in scenes]))
+    return to_float(np.stack([draw_scene(scene, rng) for scene in scenes]))
 
 
 @torch.no_grad()
 def round_trip(model: VqGan, images: Tensor, batch: int = 16) -> Tensor:
-    """Pictures after encoding to tokens and decoding again."""
+    """Encode images to tokens and decode them again."""
     return torch.cat([model.decode(model.encode(part)) for part in images.split(batch)])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: train, price the codes, export."""
+    """Run the command line: train, set the prices of codes, export."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for log and checkpoint")
+    parser.add_argument("--out", type=Path, required=True, help="weights folder to write")
     parser.add_argument("--crop-steps", type=int, default=1500)
     parser.add_argument("--full-steps", type=int, default=2200)
     parser.add_argument("--settle-steps", type=int, default=600)
-    parser.add_argument("--price", type=float, default=0.5)
+    parser.add_argument("--price", type=float, default=0.5, help="weight of log p(code)")
     parser.add_argument("--settle-price", type=float, default=0.12)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     counts = (options.crop_steps, options.full_steps, options.settle_steps)
     plan = phases(*counts, options.price, options.settle_price)
     model, book, minutes = train(options.work, plan, options.seed)
-    _, images = held_out_pictures(7, 256)
+    images = held_out_images(7, 256)
     perplexity = set_entropy_price(
-        model, book.codes, options.settle_price, pictures(random.Random(5), 512)
+        model, book.codes, options.settle_price, random_images(random.Random(5), 512)
     )
     decibels = float(psnr(round_trip(model, images), images).mean())
     card = [
         "# demo-vqgan",
         "",
-        "Gumbel VQ-GAN f8 of the Suprematist demo: 128-px pictures, 16 x 16 tokens, 512 codes.",
+        "Gumbel VQ-GAN f8 of the Suprematist demo: 128-px images, 16 x 16 tokens, 512 codes.",
         "",
-        "- data: pictures drawn by `rudalle_lib.demo.drawing`, held-out combinations excluded",
+        "- data: images drawn by `rudalle_lib.demo.drawing`, held-out combinations excluded",
         f"- command: `python -m rudalle_lib.training.vqgan --crop-steps {options.crop_steps} "
         f"--full-steps {options.full_steps} --settle-steps {options.settle_steps} "
         f"--price {options.price} --settle-price {options.settle_price} --seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",
-        f"- reconstruction of held-out combinations: {decibels:.1f} dB (256 pictures)",
+        f"- reconstruction of held-out combinations: {decibels:.1f} dB (256 images)",
         f"- perplexity of the tokens: {perplexity:.1f}",
     ]
     export(options.out, stored_tensors(model), asdict(CONFIG), card)

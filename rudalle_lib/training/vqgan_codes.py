@@ -1,17 +1,21 @@
-"""Give the codes of a trained demo VQ-GAN names: the same edge, the same code in every colour.
+"""Give the codes of a trained demo VQ-GAN fixed meanings: one code per edge, in all colours.
 
-A codebook that is learnt by reconstruction alone spends its codes on edges of particular colours,
-and which code stands for the rim of a red circle on black is then a fact by itself, to be
-remembered. Here the codes of `scene_tokens` take the place of the learnt ones. Each starts at the
-mean of the features that it stands for; then the encoder learns to tell the codes apart, by
-cross-entropy, and the decoder to draw pictures from them, in which it takes the colours of an edge
-from the cells on its two sides. Half of the pictures are in colours that no scene has, such as
-orange on violet: with ten times the pairs to mix, the decoder cannot remember them one by one. And
-errors near an edge count by its contrast, so that green on black gets edges as straight as white.
+A codebook learnt by reconstruction alone spends its codes on edges of particular colours. The code
+for the edge of a red circle on black is then a separate fact that a decoder has to memorise. Here
+the codes of `scene_tokens` replace the learnt ones. Each code starts at the mean of the features
+that it represents. Then the encoder learns by cross-entropy to distinguish the codes, and the
+decoder learns to draw images from them, taking the colours of an edge from the cells on its two
+sides.
+
+Half of the images have colour pairs that no scene has, such as orange on violet. With ten times as
+many pairs, the decoder cannot memorise them one by one. Errors near an edge are divided by its
+contrast, so that edges between similar colours become equally straight.
 
     python -m rudalle_lib.training.vqgan_codes --work runs/vqgan-codes \\
         --vqgan rudalle_lib/demo/weights/demo-vqgan
 """
+
+from __future__ import annotations
 
 import argparse
 import random
@@ -43,7 +47,7 @@ from rudalle_lib.training.run import (
 )
 from rudalle_lib.training.scene_tokens import CODES, GRID, PLAIN, edges, scene_tokens
 from rudalle_lib.training.vqgan import (
-    held_out_pictures,
+    held_out_images,
     load_vqgan,
     psnr,
     reconstruction_loss,
@@ -54,23 +58,35 @@ from rudalle_lib.training.vqgan import (
 )
 
 RATE, WARMUP = 1e-3, 30
+"""Peak learning rate and number of warm-up steps."""
+
 CROP_SHARE, CROP_BATCH, FULL_BATCH = 0.6, 28, 8
-"""Share of the steps that see crops, and the batches before and after it."""
+"""Share of the steps that use crops, and images per batch of crops and of whole images."""
+
 CROP = GRID // 2
 """Side of a crop in cells."""
+
 RECOLOURED_SHARE = 0.5
-"""Share of the pictures that are in any colours at all."""
+"""Share of the images with arbitrary colours."""
+
 EDGE_REACH, FAINTEST = 9, 0.1
-"""How near to an edge counts as near, in pixels across, and the least contrast to divide by."""
-START_PICTURES = 512
-"""Pictures whose features the codes start from."""
+"""Side in pixels of the window that is searched for edges, and minimum contrast to divide by."""
+
+START_IMAGES = 512
+"""Number of images from whose features the codes are initialised."""
 
 
 def make_batch(rng: random.Random, count: int, crop: bool = False) -> tuple[Tensor, Tensor]:
-    """Tokens int64 [count, 16, 16] and the pictures [count, 3, 128, 128] that they stand for.
+    """Draw random images and their tokens.
 
-    Crops are half as wide and half as high, and lie about an edge, of which whole pictures have
-    few.
+    Args:
+        rng: source of randomness.
+        count: number of images.
+        crop: whether to crop to half the width and height around an edge, because edges are rare in
+            whole images.
+
+    Returns:
+        Tokens, int64 [count, 16, 16], and images, float [count, 3, 128, 128] in [-1, 1].
     """
     drawn, tokens = [], []
     for _ in range(count):
@@ -78,31 +94,31 @@ def make_batch(rng: random.Random, count: int, crop: bool = False) -> tuple[Tens
         if rng.random() < RECOLOURED_SHARE:
             scene = recoloured(scene, rng)
         placements = place(scene, rng)
-        cells = scene_tokens(scene.ground, placements)
-        picture = draw_placements(scene.ground, placements)
+        cells = scene_tokens(scene.background, placements)
+        image = draw_placements(scene.background, placements)
         if crop:
             middle = rng.choice(np.argwhere(cells >= len(PLAIN)))
             top, left = (min(max(int(at) - rng.randrange(CROP), 0), GRID - CROP) for at in middle)
             cells = cells[top : top + CROP, left : left + CROP]
-            picture = picture[top * STEP :, left * STEP :][: CROP * STEP, : CROP * STEP]
-        drawn.append(picture)
+            image = image[top * STEP :, left * STEP :][: CROP * STEP, : CROP * STEP]
+        drawn.append(image)
         tokens.append(cells)
     return torch.from_numpy(np.stack(tokens).astype(np.int64)), to_float(np.stack(drawn))
 
 
 def recoloured(scene: Scene, rng: random.Random) -> Scene:
-    """The same figures in any colours on any ground, held-out combinations excluded."""
+    """Return a scene in arbitrary colours, excluding held-out combinations."""
     while True:
-        ground, *colours = rng.sample(list(PALETTE), 1 + len(scene.figures))
+        background, *colours = rng.sample(list(PALETTE), 1 + len(scene.figures))
         figures = (replace(f, colour=c) for f, c in zip(scene.figures, colours, strict=True))
-        other = replace(scene, ground=ground, figures=tuple(figures))
+        other = replace(scene, background=background, figures=tuple(figures))
         known = set(other.combinations()) & set(all_combinations())
         if not any(map(is_held_out, known)):
             return other
 
 
 def with_vocabulary(learnt: VqGan) -> VqGan:
-    """The same network with an empty codebook of `CODES` codes."""
+    """Return the same network with an uninitialised codebook of `CODES` codes."""
     model = VqGan(replace(learnt.config, n_embed=CODES))
     kept = {n: t for n, t in learnt.state_dict().items() if not n.startswith("quantize.")}
     model.load_state_dict(kept, strict=False)
@@ -111,10 +127,10 @@ def with_vocabulary(learnt: VqGan) -> VqGan:
 
 @torch.no_grad()
 def start_codes(vqgan: VqGan, rng: random.Random) -> None:
-    """Put every code at the mean of the features of its cells."""
+    """Initialise each code with the mean of the features of its cells."""
     count, dim = len(PLAIN) + len(edges()), vqgan.config.embed_dim
     sums, seen = torch.zeros(count, dim), torch.zeros(count)
-    for _ in range(START_PICTURES // 16):
+    for _ in range(START_IMAGES // 16):
         tokens, images = make_batch(rng, 16)
         features = vqgan.encode_features(images).permute(0, 2, 3, 1).reshape(-1, dim)
         sums.index_add_(0, tokens.flatten(), features)
@@ -125,26 +141,35 @@ def start_codes(vqgan: VqGan, rng: random.Random) -> None:
 
 
 def losses(vqgan: VqGan, tokens: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cross-entropy of the encoder's choice, loss of the decoder's picture, and the picture."""
+    """Return the losses of a batch.
+
+    Args:
+        vqgan: the network.
+        tokens: int64 [B, H, W].
+        images: float [B, 3, 8 * H, 8 * W] in [-1, 1].
+
+    Returns:
+        Cross-entropy of the encoder's choice, loss of the decoder's images, and those images.
+    """
     with torch.autocast("cpu", torch.bfloat16):
         logits = vqgan.code_logits(vqgan.encode_features(images))
         output = vqgan.decode_features(vqgan.embed_codes(tokens))
-    picture = reconstruction_loss(output, images) + edge_loss(output, images)
-    return F.cross_entropy(logits.float(), tokens), picture, output
+    image = reconstruction_loss(output, images) + edge_loss(output, images)
+    return F.cross_entropy(logits.float(), tokens), image, output
 
 
 def edge_loss(output: Tensor, images: Tensor) -> Tensor:
-    """Errors near edges in multiples of the edges' contrast; pictures [B, 3, H, W] in [-1, 1]."""
+    """Return the mean error near edges relative to their contrast. [B, 3, H, W] in [-1, 1]."""
     around = EDGE_REACH // 2
     highest = F.max_pool2d(images, EDGE_REACH, 1, around)
     lowest = -F.max_pool2d(-images, EDGE_REACH, 1, around)
-    contrast = (highest - lowest).mean(1)  # [B, H, W], 0 on plain ground
+    contrast = (highest - lowest).mean(1)  # [B, H, W], 0 on plain background
     errors = (output.float() - images).abs().mean(1)
     return (errors / contrast.clamp(min=FAINTEST) * (contrast > 0)).mean()
 
 
 def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> float:
-    """Train `vqgan` in place, or resume; returns the minutes it took."""
+    """Train `vqgan` in place, or resume; return the minutes of training."""
     reader = nn.ModuleList([vqgan.encoder, vqgan.quant_conv, vqgan.quantize.proj])
     painter = nn.ModuleList([vqgan.quantize.embed, vqgan.post_quant_conv, vqgan.decoder])
     optimizer = torch.optim.AdamW(vqgan.parameters(), lr=RATE, betas=(0.9, 0.99))
@@ -158,25 +183,25 @@ def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> float:
         crop = step < CROP_SHARE * steps
         count = CROP_BATCH if crop else FULL_BATCH
         tokens, images = make_batch(random.Random(f"{seed}/{step}"), count, crop)
-        choice, picture, output = losses(vqgan, tokens, images)
+        choice, image, output = losses(vqgan, tokens, images)
         optimizer.zero_grad(set_to_none=True)
-        (choice + picture).backward()
+        (choice + image).backward()
         for half in (reader, painter):
             nn.utils.clip_grad_norm_(half.parameters(), 1.0)
         optimizer.step()
         average.update(vqgan, step)
         if step % 50 == 0:
             quality = psnr(output.detach(), images).mean().item()
-            run.log(step=step, choice=choice.item(), picture=picture.item(), psnr=quality)
+            run.log(step=step, choice=choice.item(), image=image.item(), psnr=quality)
         run.save(step + 1, last=step + 1 == steps)
     vqgan.load_state_dict(average.averaged(vqgan))
     return run.minutes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: train the network of a weights folder, in place."""
+    """Run the command line: train the network of a weights folder in place."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for log and checkpoint")
     parser.add_argument("--vqgan", type=Path, required=True, help="weights folder of the VQ-GAN")
     parser.add_argument("--steps", type=int, default=5900)
     parser.add_argument("--seed", type=int, default=1)
@@ -184,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     card = (options.vqgan / "MODEL_CARD.md").read_text().splitlines()
     model = with_vocabulary(load_vqgan(options.vqgan))
     minutes = train(options.work, model, options.steps, options.seed)
-    _, images = held_out_pictures(7, 256)
+    images = held_out_images(7, 256)
     decibels = float(psnr(round_trip(model, images), images).mean())
     card += [
         f"- then: `python -m rudalle_lib.training.vqgan_codes --steps {options.steps} "

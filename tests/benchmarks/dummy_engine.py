@@ -1,9 +1,9 @@
-"""A run whose networks are stand-ins that cost nothing; flow, Prefect, plan and files are real.
+"""A run with stand-ins for the networks that take no time. Flow, Prefect, plan and files are real.
 
     python -m tests.benchmarks.dummy_engine --shards 1000 [--output s3://bucket/prefix]
 
-Prints as JSON how long the run took, how many task runs it had, and the memory of the flow's
-process when it had been through a half and all of its shards.
+Prints as JSON the duration of the run, the number of task runs, and the memory of the process in
+the second and in the last quarter of the shards.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import json
 import os
 import statistics
 import tempfile
+import threading
 import time
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from flows.embedded import set_up_prefect
+from flows.prefect_settings import set_up_prefect
 
 set_up_prefect()
 
@@ -30,34 +31,38 @@ from prefect.futures import PrefectFuture  # noqa: E402
 
 from flows.generate_dataset import make_missing  # noqa: E402
 from flows.runners import start_runner  # noqa: E402
-from rudalle_lib.candidates import candidates_of  # noqa: E402
-from rudalle_lib.config import DecodeConfig, GenerateConfig, RunConfig, ScoreConfig  # noqa: E402
-from rudalle_lib.images import encode_image  # noqa: E402
-from rudalle_lib.lease import hold  # noqa: E402
-from rudalle_lib.planning import read_shard  # noqa: E402
-from rudalle_lib.record_tables import from_table, to_table  # noqa: E402
-from rudalle_lib.records import (  # noqa: E402
-    PictureRecord,
+from rudalle_lib.config.run import RunConfig  # noqa: E402
+from rudalle_lib.config.sections import DecodeConfig, GenerateConfig, ScoreConfig  # noqa: E402
+from rudalle_lib.dataset.lease import hold  # noqa: E402
+from rudalle_lib.generation.candidates import candidates_of  # noqa: E402
+from rudalle_lib.images.codecs import encode_image  # noqa: E402
+from rudalle_lib.pipeline.artifacts import read_artifact, write_artifact  # noqa: E402
+from rudalle_lib.pipeline.stages import weight_digests  # noqa: E402
+from rudalle_lib.prompts.plan import read_shard  # noqa: E402
+from rudalle_lib.schema.arrow import from_table, to_table  # noqa: E402
+from rudalle_lib.schema.records import (  # noqa: E402
+    PixelsRecord,
     RunManifest,
     ScoreRecord,
     StageArtifact,
     TokensRecord,
 )
-from rudalle_lib.stages import read_artifact, weight_digests, write_artifact  # noqa: E402
-from rudalle_lib.storage import Storage  # noqa: E402
-from tasks.job import Job  # noqa: E402
-from tasks.options import OPTIONS, run_name  # noqa: E402
-from tasks.progress import ShardFinished, listener  # noqa: E402
-from tasks.stopping import stop_at_the_end  # noqa: E402
+from rudalle_lib.storage.storage import Storage  # noqa: E402
+from tasks.runtime.events import ShardFinished, listener  # noqa: E402
+from tasks.runtime.job import Job  # noqa: E402
+from tasks.runtime.options import OPTIONS, run_name  # noqa: E402
+from tasks.runtime.stopping import stop_at_the_end  # noqa: E402
 
 SIDE = 64
-TASKS_A_SHARD = 5
-"""translate, generate, decode, score, publish; nothing is enlarged."""
+"""Side of an image in pixels."""
+
+TASKS_PER_SHARD = 5
+"""translate, generate, decode, score, publish. Upscaling is off."""
 
 
 @cache
-def picture() -> bytes:
-    """The picture that everything shows."""
+def image() -> bytes:
+    """Return the one image that all candidates show."""
     return encode_image(torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8))
 
 
@@ -65,7 +70,7 @@ def picture() -> bytes:
 def generate(
     section: GenerateConfig, job: Job, translated: StageArtifact, fingerprint: str, run_seed: int
 ) -> StageArtifact:
-    """One token an image."""
+    """Write one token per image."""
     storage = Storage(job.output)
     rows = [
         TokensRecord(
@@ -83,13 +88,13 @@ def generate(
 def decode(
     section: DecodeConfig, job: Job, generated: StageArtifact, fingerprint: str
 ) -> StageArtifact:
-    """The same picture for all."""
+    """Write the same image for all candidates."""
     storage = Storage(job.output)
     rows = [
-        PictureRecord(row.image_id, row.prompt_id, SIDE, SIDE, picture())
+        PixelsRecord(row.image_id, row.prompt_id, SIDE, SIDE, image())
         for row in from_table(read_artifact(storage, generated), TokensRecord)
     ]
-    table = to_table(rows, PictureRecord)
+    table = to_table(rows, PixelsRecord)
     return write_artifact(storage, "decode", job.shard, fingerprint, table, 0.0)
 
 
@@ -101,38 +106,41 @@ def score(
     decoded: StageArtifact,
     fingerprint: str,
 ) -> StageArtifact:
-    """The same score for all."""
+    """Write the same score for all candidates."""
     storage = Storage(job.output)
     rows = [
         ScoreRecord(row.image_id, row.prompt_id, 0.5, 1)
-        for row in from_table(read_artifact(storage, decoded), PictureRecord)
+        for row in from_table(read_artifact(storage, decoded), PixelsRecord)
     ]
     table = to_table(rows, ScoreRecord)
     return write_artifact(storage, "score", job.shard, fingerprint, table, 0.0)
 
 
 STAND_INS: dict[str, Task[Any, Any]] = {"generate": generate, "decode": decode, "score": score}
+"""Stand-ins by the name of the task that they replace."""
 
 
 @flow(name="dummy-run")
 def dummy_run(config: RunConfig) -> RunManifest:
-    """`generate_dataset` with the stand-ins in the place of the tasks with networks."""
+    """Run `generate_dataset` with stand-ins instead of the tasks with networks."""
     weights = weight_digests(config)
     with (
         hold(Storage(config.output), config.runtime.lease_seconds) as lease,
-        start_runner(config) as submit,
-        stop_at_the_end(),
+        start_runner(config) as runner,
+        stop_at_the_end(threading.Event()),
     ):
 
         def submit_stand_in(task: Task[Any, Any], **parameters: Any) -> PrefectFuture[Any]:
-            return submit(STAND_INS.get(task.name, task), **parameters)
+            return runner.submit(STAND_INS.get(task.name, task), **parameters)
 
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        return make_missing(config, weights, lease, started, submit_stand_in)
+        return make_missing(
+            config, weights, lease, started, runner._replace(submit=submit_stand_in)
+        )
 
 
 def configure(folder: Path, shards: int, output: str) -> RunConfig:
-    """One prompt and one image a shard."""
+    """Return a configuration with one prompt and one image per shard."""
     table = folder / "prompts.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["prompt"], *([f"круг {n}"] for n in range(shards))])
@@ -149,20 +157,20 @@ def configure(folder: Path, shards: int, output: str) -> RunConfig:
 
 
 def resident_mb() -> float:
-    """Memory of this process."""
+    """Return the resident memory of this process in megabytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def measure(config: RunConfig) -> dict[str, float]:
-    """Run, and look at the memory after every shard."""
+    """Run, and measure the memory after each shard."""
     memory: list[float] = []
 
-    def look(event: object) -> None:
+    def on_event(event: object) -> None:
         if isinstance(event, ShardFinished):
             memory.append(resident_mb())
 
-    token = listener.set(look)
+    token = listener.set(on_event)
     started = time.perf_counter()
     try:
         manifest = dummy_run(config)
@@ -175,18 +183,18 @@ def measure(config: RunConfig) -> dict[str, float]:
     return {
         "seconds": round(seconds, 1),
         "shards": manifest.totals.shards,
-        "task_runs": manifest.totals.shards * TASKS_A_SHARD,
+        "task_runs": manifest.totals.shards * TASKS_PER_SHARD,
         "second_quarter_mb": round(second, 1),
         "last_quarter_mb": round(last, 1),
     }
 
 
 def main() -> None:
-    """Run once in this process."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shards", type=int, default=1000)
-    parser.add_argument("--output", help="default: a temporary folder")
-    parser.add_argument("--config", type=Path, help="write the run's configuration to this file")
+    """Run the command line: one run in this process."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shards", type=int, default=1000, help="shards of the run")
+    parser.add_argument("--output", help="folder or URL; default: a temporary folder")
+    parser.add_argument("--config", type=Path, help="file to write the configuration to")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.config.parent if arguments.config else Path(temporary)

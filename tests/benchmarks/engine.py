@@ -1,13 +1,13 @@
-"""The engine against its peers and its floor: every figure of the README's table, in one run.
+"""Compare the engine with its peers and its floor: the tables of docs/performance.md, in one run.
 
     make bench          about half an hour on two cores: all sizes, all positions
     make bench-quick    under 3 minutes: 8 of 24 layers, the middle of an image
 
-Each figure is measured in a process of its own, one after the other, all with as many threads; the
-peers in the environment `.peers` (`make peers`). Prints a table, and writes the figures with the
-command, the machine and the date to `tests/benchmarks/results/`, a file for each kind of processor;
-`--only` measures some of it anew. `--readme` puts the table into the README, and a growth plot is
-drawn where matplotlib is at hand.
+Each figure is measured in its own process, one after another, with the same number of threads. The
+peers run in the environment `.peers` (`make peers`). This prints a table, and writes the figures
+with the command, the machine and the date to `tests/benchmarks/results/`, one file per processor.
+`--only` measures some of it again. `--docs` puts the table into docs/performance.md. A growth plot
+is drawn if matplotlib is installed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,23 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"
 PEERS = ROOT / ".peers" / "bin" / "python"
 
+PARTS = ("decoder", "images", "precision", "memory", "growth")
+"""Parts of the measurement, in the order of the tables."""
+
 Figures = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: what, against what, the bar, and what was found."""
+    """One row of the table.
+
+    Args:
+        what: what is measured.
+        against: what it is compared with.
+        bar: the required value, or "-" if there is none.
+        found: the measured value.
+        passes: whether it reaches the bar.
+    """
 
     what: str
     against: str
@@ -47,11 +58,22 @@ class Row:
 
 
 class Bench:
-    """Runs measurements, each in its own process, and remembers their figures."""
+    """Runs measurements, each in its own process, and stores their figures.
+
+    Args:
+        threads: CPU threads per process.
+        layers: layers of the decoders.
+        repeats: repetitions per figure.
+        positions: positions in an image at which steps are measured.
+    """
 
     def __init__(self, threads: int, layers: int, repeats: int, positions: Sequence[int]) -> None:
         self.threads = threads
-        self.common = {"layers": layers, "repeats": repeats, "positions": list(positions)}
+        self.common: dict[str, Any] = {
+            "layers": layers,
+            "repeats": repeats,
+            "positions": list(positions),
+        }
         self.figures: dict[str, Figures] = {}
 
     def ours(self, name: str, what: str, **options: Any) -> Figures:
@@ -73,19 +95,19 @@ class Bench:
             command, cwd=ROOT, capture_output=True, text=True,
             env={**os.environ, "OMP_NUM_THREADS": str(self.threads), "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
-        told = [line for line in done.stdout.splitlines() if line.startswith("FIGURES ")]
-        if done.returncode or not told:
+        lines = [line for line in done.stdout.splitlines() if line.startswith("FIGURES ")]
+        if done.returncode or not lines:
             raise SystemExit(
                 f"{name} failed ({done.returncode}): {' '.join(command)}\n{done.stderr}"
             )
-        self.figures[name] = json.loads(told[-1].removeprefix("FIGURES "))
+        self.figures[name] = json.loads(lines[-1].removeprefix("FIGURES "))
         return self.figures[name]
 
 
 def decoder_rows(bench: Bench, quick: bool) -> list[Row]:
-    """Tokens a second against three loops, and against the step's own products.
+    """Compare tokens per second with three peers, and with the matrix products alone.
 
-    Ours are measured before and after the peers and averaged: machines change their speed.
+    Ours are measured before and after the peers and averaged, because the speed of machines varies.
     """
     dtypes, batches = ("bfloat16", "int8_dynamic"), (128, 64)
 
@@ -122,22 +144,22 @@ def decoder_rows(bench: Bench, quick: bool) -> list[Row]:
         *rows,
         *(share(f"share of the floor, bfloat16, batch {batch}", ours("bfloat16", batch, "share"))
           for batch in reversed(batches)),
-        Row("cache an image, bfloat16, 8 replicas", "226 MB dense", "62 MB", f"{cache:.1f} MB",
+        Row("cache per image, bfloat16, 8 replicas", "226 MB dense", "62 MB", f"{cache:.1f} MB",
             cache <= 62),
     ]  # fmt: skip
 
 
-def picture_rows(bench: Bench, quick: bool) -> list[Row]:
-    """VQ-GAN, super-resolution and ruCLIP against the originals."""
+def image_rows(bench: Bench, quick: bool) -> list[Row]:
+    """Compare VQ-GAN, super-resolution and ruCLIP with the originals."""
     few, more = (1, 2) if quick else (4, 8)
-    pictures, once = (16, 1) if quick else (64, 3)
+    images, once = (16, 1) if quick else (64, 3)
     vqgan = bench.ours("vqgan-f8, bfloat16", "vqgan", batch=more, repeats=once)
     vae = bench.peer("rudalle vae.decode", "vqgan", batch=more, repeats=once)
     large = bench.ours("super-resolution, bfloat16", "super_resolution", batch=few, repeats=once)
     slow = bench.peer("rudalle super_resolution", "super_resolution", batch=few, repeats=once)
-    scores = bench.ours("ruclip, bfloat16", "ruclip", batch=pictures, repeats=once)
-    exact = bench.ours("ruclip, float32", "ruclip", batch=pictures, repeats=once, dtype="float32")
-    predictor = bench.peer("ruclip Predictor", "ruclip", batch=pictures, repeats=once)
+    scores = bench.ours("ruclip, bfloat16", "ruclip", batch=images, repeats=once)
+    exact = bench.ours("ruclip, float32", "ruclip", batch=images, repeats=once, dtype="float32")
+    predictor = bench.peer("ruclip Predictor", "ruclip", batch=images, repeats=once)
     rate = "images_per_second"
     psnr = vqgan["psnr"]
     return [
@@ -154,7 +176,7 @@ def picture_rows(bench: Bench, quick: bool) -> list[Row]:
 
 
 def precision_rows(bench: Bench) -> list[Row]:
-    """What less precision does to speed, memory and tokens: nothing to pass, only figures."""
+    """Measure how precision changes speed, memory and tokens. These rows have no bar."""
     rows = []
     agreement = bench.ours("agreement of tokens", "agreement", batch=32)
     for dtype in ("float32", "bfloat16", "int8", "int8_dynamic"):
@@ -167,7 +189,7 @@ def precision_rows(bench: Bench) -> list[Row]:
 
 
 def memory_rows(bench: Bench) -> list[Row]:
-    """Peak memory of a process that loads a published checkpoint and draws."""
+    """Measure the peak memory of a process that loads a published checkpoint and draws."""
     with tempfile.TemporaryDirectory() as folder:
         bench.ours("a checkpoint of Malevich", "write_checkpoint", folder=folder)
         bench.ours("loading it the first time", "memory", folder=folder, batch=8)
@@ -177,41 +199,42 @@ def memory_rows(bench: Bench) -> list[Row]:
 
 
 def growth_rows(bench: Bench) -> list[Row]:
-    """Time per image for growing batches, and for growing numbers of replicas."""
+    """Measure the time per image for increasing batches and numbers of replicas."""
     batches = [[batch, min(batch, 8)] for batch in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
     replicas = [[64, count] for count in (1, 2, 4, 8, 16, 32)]
     found = bench.ours("growth", "growth", sizes=batches + replicas)["rows"]
     rows = []
     for row in found:
-        what = f"batch {row['batch']}, {row['replicas']} replicas a prompt"
+        plural = "" if row["replicas"] == 1 else "s"
+        what = f"batch {row['batch']}, {row['replicas']} replica{plural} per prompt"
         if row["seconds"] is None:
             rows.append(Row(what, "-", "-", "does not fit into memory here", True))
             continue
         image = row["seconds"] * 1024 / row["batch"]
-        figures = f"{image:.1f} s an image, {row['cache'] / 1e6:.0f} MB cache each"
+        figures = f"{image:.1f} s per image, {row['cache'] / 1e6:.0f} MB cache per image"
         rows.append(Row(what, "-", "-", figures, True))
     return rows
 
 
 def ratio(what: str, against: str, bar: float, ours: float, theirs: float) -> Row:
-    """Ours in multiples of theirs, with both figures."""
+    """Return a row with our speed as a multiple of theirs, and both speeds."""
     found = f"{ours / theirs:.1f}x ({ours:.3g} : {theirs:.3g})"
     return Row(what, against, f"{bar}x", found, ours / theirs >= bar)
 
 
 def share(what: str, found: float) -> Row:
-    """A share of the floor."""
+    """Return a row with the floor as a share of the step."""
     return Row(what, "the step's matrix products alone", "70%", f"{found:.0%}", found >= 0.7)
 
 
 def matrix_unit() -> str:
-    """The processor's fastest way to multiply matrices of bfloat16, as its flags name it."""
+    """Return the CPU flag of the fastest instructions for bfloat16 matrix products."""
     flags = Path("/proc/cpuinfo").read_text("utf-8")
     return next((flag for flag in ("amx_bf16", "avx512_bf16", "avx2") if flag in flags), "any")
 
 
 def machine(threads: int) -> str:
-    """Processor, threads and memory, in words."""
+    """Describe processor, threads and memory."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()
@@ -223,7 +246,7 @@ def machine(threads: int) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as Markdown."""
+    """Return rows as a Markdown table."""
     lines = ["| what | against | at least | measured | |", "| --- | --- | --- | --- | --- |"]
     for row in rows:
         mark = "" if row.bar == "-" else ("yes" if row.passes else "**no**")
@@ -232,7 +255,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def figures_table(rows: Sequence[Row]) -> str:
-    """Figures without a bar, as Markdown; empty where there are none."""
+    """Return rows without a bar as a Markdown table, or an empty string if there are none."""
     lines = [
         "| also measured | |",
         "| --- | --- |",
@@ -241,52 +264,61 @@ def figures_table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) if rows else ""
 
 
-def put_into_readme(text: str) -> None:
-    """Between the README's two marks for this kind of processor."""
-    path = ROOT / "README.md"
+def documented_tables(head: str, rows: Sequence[Row]) -> str:
+    """Return the conditions of a measurement and its tables as Markdown."""
+    with_bar = table([row for row in rows if row.bar != "-"])
+    others = figures_table([row for row in rows if row.bar == "-"])
+    return "\n\n".join(filter(None, (f"{head}:", with_bar, others)))
+
+
+def put_into_docs(text: str) -> None:
+    """Replace the tables in docs/performance.md between the marks for this kind of processor."""
+    path = ROOT / "docs" / "performance.md"
     begin, end = (f"<!-- bench {matrix_unit()}:{side} -->" for side in ("begin", "end"))
     before, found, rest = path.read_text("utf-8").partition(begin)
     if not found:
-        raise SystemExit(f"README.md has no table for this kind of processor: {begin}")
+        raise SystemExit(f"{path} has no table for this kind of processor: expected {begin}")
     after = rest.partition(end)[2]
     path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Run the command line: measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="8 of 24 layers, one position")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--only", nargs="*", default=None,
-                        help="decoder, pictures, precision, memory, growth")  # fmt: skip
-    parser.add_argument("--note", default="", help="conditions to write down with the figures")
-    parser.add_argument("--readme", action="store_true", help="put the table into the README")
+    parser.add_argument(
+        "--quick", action="store_true", help="measure 8 of 24 layers at one position"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads per process"
+    )
+    parser.add_argument("--only", nargs="*", choices=PARTS, help="measure only these parts")
+    parser.add_argument("--note", default="", help="conditions to record with the figures")
+    parser.add_argument("--docs", action="store_true", help="update docs/performance.md")
     options = parser.parse_args()
     if not PEERS.exists():
-        raise SystemExit("The peers' environment is not there: make peers")
+        raise SystemExit("The environment of the peers is missing: run `make peers` first.")
     if options.quick:
         bench = Bench(options.threads, layers=8, repeats=2, positions=[512])
     else:
         bench = Bench(options.threads, layers=24, repeats=5, positions=POSITIONS)
     parts = {
         "decoder": lambda: decoder_rows(bench, options.quick),
-        "pictures": lambda: picture_rows(bench, options.quick),
+        "images": lambda: image_rows(bench, options.quick),
         "precision": lambda: precision_rows(bench),
         "memory": lambda: memory_rows(bench),
         "growth": lambda: growth_rows(bench),
     }
-    chosen = options.only or (["decoder", "pictures"] if options.quick else list(parts))
+    chosen = options.only or (["decoder", "images"] if options.quick else list(parts))
     path = RESULTS / f"{'quick' if options.quick else 'full'}-{matrix_unit()}.json"
     before = json.loads(path.read_text("utf-8")) if options.only and path.exists() else {}
     rows = {name: [Row(**row) for row in lines] for name, lines in before.get("rows", {}).items()}
     rows |= {part: parts[part]() for part in chosen}
-    every = [row for part in parts if part in rows for row in rows[part]]
+    all_rows = [row for part in PARTS for row in rows.get(part, [])]
     command = f"make bench{'-quick' if options.quick else ''}"
     now = datetime.datetime.now(datetime.UTC)
     head = ", ".join(filter(None, (f"`{command}`", machine(options.threads), f"{now:%Y-%m-%d}",
                                    options.note)))  # fmt: skip
-    barred, others = ([row for row in every if (row.bar == "-") == free] for free in (False, True))
-    text = "\n\n".join(filter(None, (f"{head}:", table(barred), figures_table(others))))
+    text = documented_tables(head, all_rows)
     print(text)
     figures = before.get("figures", {}) | bench.figures
     lines = {part: [vars(row) for row in found] for part, found in rows.items()}
@@ -295,12 +327,12 @@ def main() -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     if "growth" in chosen:
         draw_growth(bench.figures["growth"]["rows"])
-    if options.readme:
-        put_into_readme(text)
+    if options.docs:
+        put_into_docs(text)
 
 
 def draw_growth(rows: Sequence[Figures]) -> None:
-    """The growth table as a picture, where matplotlib is installed."""
+    """Plot the growth table, if matplotlib is installed."""
     try:
         import matplotlib
     except ImportError:
@@ -314,7 +346,7 @@ def draw_growth(rows: Sequence[Figures]) -> None:
              if row["replicas"] == min(row["batch"], 8)}  # fmt: skip
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
     axes.loglog(list(image), list(image.values()), "o-", color="#151515")
-    axes.set(xlabel="images at once", ylabel="seconds an image",
+    axes.set(xlabel="images per batch", ylabel="seconds per image",
              title="Malevich in bfloat16 on two cores")  # fmt: skip
     seconds = [2, 5, 10, 20, 50, 100]
     axes.set_xticks(list(image), [str(batch) for batch in image])

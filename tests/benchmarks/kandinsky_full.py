@@ -1,10 +1,10 @@
-"""Kandinsky's 12 billion parameters in 8 bits, with random weights: time and peak memory.
+"""Measure time and peak memory of Kandinsky's 12 billion parameters in 8 bits, with random weights.
 
     python -m tests.benchmarks.kandinsky_full [--images 8] [--tokens 16] [--disk FOLDER]
 
-Loads as the library does, quantising one tensor after the other, and draws the first image tokens.
-Weights are made when they are asked for; with --disk a half-precision checkpoint of 23 GB is
-written first, read from there, and removed. On a CPU this needs about 14 GB of memory.
+The weights are loaded like the library does it, quantising one tensor after another. Then the first
+image tokens are drawn. Weights are generated when they are read. With --disk, a half-precision
+checkpoint of 23 GB is written first, read, and deleted. On a CPU this needs about 14 GB of memory.
 """
 
 from __future__ import annotations
@@ -20,32 +20,36 @@ import torch
 from torch import Tensor
 
 from rudalle_lib import registry
-from rudalle_lib.checkpoints import Unread, build, stored_tensors
-from rudalle_lib.conversion import header, raw_bytes
 from rudalle_lib.models.dalle import Dalle, DalleConfig, device_of_tensor
-from rudalle_lib.models.int8_linear import with_int8_linears
-from rudalle_lib.models.kv_cache import CachedDecoder
+from rudalle_lib.models.decoding.cached_decoder import CachedDecoder
+from rudalle_lib.models.layers.int8_linear import use_int8_linears
+from rudalle_lib.weights.checkpoints import LazyTensor, build, stored_tensors
+from rudalle_lib.weights.conversion import header
+from rudalle_lib.weights.pickles import PickledTensor, Storage
+from rudalle_lib.weights.pytorch_files import CheckpointTensor
 
 NAME = "kandinsky-12b"
+"""Name of the model in the registry."""
+
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class RandomTensor:
-    """A half-precision tensor that is made when it is read, from a pool of random numbers."""
+    """A half-precision tensor that is generated from a pool of random numbers when it is read."""
 
     shape: torch.Size
     pool: Tensor
 
     def read(self) -> Tensor:
-        """Norms are 1, the rest is random; layers share the numbers, which changes no timing."""
+        """Return 1 for norms, otherwise random numbers, which all layers share."""
         if len(self.shape) == 1:
             return torch.ones(self.shape, dtype=torch.float16)
         return self.pool[: self.shape.numel()].view(self.shape)
 
 
 def random_checkpoint(config: DalleConfig) -> dict[str, RandomTensor]:
-    """The names and shapes of the published checkpoint."""
+    """Return random tensors with the names and shapes of the published checkpoint."""
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in Dalle(config).state_dict().items()}
     torch.manual_seed(0)
@@ -54,35 +58,39 @@ def random_checkpoint(config: DalleConfig) -> dict[str, RandomTensor]:
     return {name: RandomTensor(shape, pool) for name, shape in shapes.items()}
 
 
+def checkpoint_tensor(path: Path, shape: torch.Size) -> CheckpointTensor:
+    """Describe a half-precision tensor like one of a checkpoint; only its type and sizes count."""
+    stride = torch.empty(shape, device="meta").stride()
+    storage = Storage("", torch.float16, shape.numel())
+    return CheckpointTensor(path, PickledTensor(storage, torch.float16, 0, shape, stride), 0)
+
+
 def write(path: Path, tensors: Mapping[str, RandomTensor]) -> None:
     """Write a checkpoint tensor by tensor."""
-    layout = {
-        name: torch.empty(tensor.shape, dtype=torch.float16, device="meta")
-        for name, tensor in tensors.items()
-    }
+    layouts = {name: checkpoint_tensor(path, tensor.shape) for name, tensor in tensors.items()}
     with path.open("wb") as file:
-        file.write(header(layout))
+        file.write(header(layouts))
         for tensor in tensors.values():
-            file.write(raw_bytes(tensor.read()))
+            file.write(tensor.read().reshape(-1).view(torch.uint8).numpy().data)
 
 
-def load(config: DalleConfig, tensors: Mapping[str, Unread], parts: int) -> Dalle:
-    """Quantise and place the layers, as `weights.load_decoder` does."""
+def load(config: DalleConfig, tensors: Mapping[str, LazyTensor], parts: int) -> Dalle:
+    """Quantise and place the layers, like `weights.load_decoder` does."""
 
-    def make() -> Dalle:
+    def make_network() -> Dalle:
         network = Dalle(config)
-        with_int8_linears(network.transformer)
+        use_int8_linears(network.transformer)
         return network
 
     def place(name: str) -> torch.device:
         return device_of_tensor(name, config.num_layers, [CPU] * parts)
 
-    return build(make, tensors, Path(NAME), place, torch.bfloat16)
+    return build(make_network, tensors, Path(NAME), place, torch.bfloat16)
 
 
 @torch.inference_mode()
 def draw(model: Dalle, images: int, tokens: int) -> tuple[float, list[float]]:
-    """Seconds of the prefill, and of each step; one prompt, the likeliest tokens."""
+    """Draw the likeliest tokens for one prompt; return the seconds of prefill and of each step."""
     text = torch.randint(4, 16000, (1, model.config.text_length))
     decoder = CachedDecoder(model, text, torch.zeros(images, dtype=torch.int64))
     started = time.perf_counter()
@@ -99,19 +107,21 @@ def draw(model: Dalle, images: int, tokens: int) -> tuple[float, list[float]]:
 
 
 def row(what: str, figure: str) -> None:
-    """Print one row of the table, and the peak so far."""
+    """Print one row of the table, and the peak memory so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     print(f"| {what:<44} | {figure:>20} | {peak:>7.2f} GB |", flush=True)
 
 
 def main() -> None:
-    """Print the table."""
+    """Run the command line: measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=8)
-    parser.add_argument("--tokens", type=int, default=16, help="image tokens, of 1,024")
-    parser.add_argument("--layers", type=int, default=64, help="fewer, to try it out")
-    parser.add_argument("--parts", type=int, default=2, help="parts that the layers are split into")
-    parser.add_argument("--disk", type=Path, default=None, help="folder for a checkpoint")
+    parser.add_argument("--tokens", type=int, default=16, help="image tokens to draw, of 1,024")
+    parser.add_argument("--layers", type=int, default=64, help="layers; fewer for a quick test")
+    parser.add_argument(
+        "--parts", type=int, default=2, help="devices over which the layers are split"
+    )
+    parser.add_argument("--disk", type=Path, default=None, help="folder for a temporary checkpoint")
     arguments = parser.parse_args()
     architecture = {**registry.get(NAME).architecture, "num_layers": arguments.layers}
     config = DalleConfig(**architecture)
@@ -133,10 +143,10 @@ def main() -> None:
             path.unlink(missing_ok=True)
     row("loaded in 8 bits", f"{time.perf_counter() - started:.1f} s")
     prefill, steps = draw(model, arguments.images, arguments.tokens)
-    row("text read, first tokens drawn", f"{prefill:.1f} s")
+    row("prefill and first tokens", f"{prefill:.1f} s")
     middle = sorted(steps)[len(steps) // 2]
-    row(f"a step of {arguments.images} images (median)", f"{middle:.2f} s")
-    row("image tokens a second", f"{arguments.images / middle:.2f}")
+    row(f"step of {arguments.images} images (median)", f"{middle:.2f} s")
+    row("image tokens per second", f"{arguments.images / middle:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How fast this project's networks are, at their published sizes, with random weights.
+"""Measure the speed of this project's networks at their published sizes, with random weights.
 
-Started by `engine.py`, one process a figure; alone it is
+`engine.py` starts one process per figure. To run a measurement by itself:
 
     python -m tests.benchmarks.measure_engine decoder --dtype bfloat16 --batch 64
 """
@@ -8,10 +8,13 @@ Started by `engine.py`, one process a figure; alone it is
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import json
+import os
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,65 +23,79 @@ import torch
 from torch import Tensor, nn
 
 from rudalle_lib import registry
-from rudalle_lib.batch_size import bytes_per_image, cache_bytes_per_image, free_bytes
-from rudalle_lib.checkpoints import build
-from rudalle_lib.config import WeightsConfig
-from rudalle_lib.devices import DTYPES, IN_8_BITS, compute_dtype
-from rudalle_lib.guidance import GuidedDecoder, Logits
-from rudalle_lib.images import from_pil, to_uint8
-from rudalle_lib.models.compiled_layer_norm import with_compiled_norms
+from rudalle_lib.config.sections import WeightsConfig
+from rudalle_lib.generation.batch_size import bytes_per_image, cache_bytes_per_image, free_bytes
+from rudalle_lib.generation.guidance import GuidedDecoder, Logits
+from rudalle_lib.generation.sampling import SamplingSettings, TokenSampler
+from rudalle_lib.images.codecs import from_pil, to_uint8
+from rudalle_lib.images.scoring import Scorer
+from rudalle_lib.images.upscaling import upscale
 from rudalle_lib.models.dalle import Dalle, DalleConfig
-from rudalle_lib.models.dynamic_int8_linear import DynamicInt8Linear, with_dynamic_int8_linears
-from rudalle_lib.models.int8_linear import Int8Linear, with_int8_linears
-from rudalle_lib.models.kv_cache import CachedDecoder
-from rudalle_lib.models.packed_linear import PackedLinear, with_packed_linears
+from rudalle_lib.models.decoding.cached_decoder import CachedDecoder
+from rudalle_lib.models.layers.amx_linear import AmxInt8Linear, AmxLinear
+from rudalle_lib.models.layers.fused_layer_norm import FusedLayerNorm, use_fused_layer_norms
+from rudalle_lib.models.layers.int8_dynamic_linear import (
+    DynamicInt8Linear,
+    use_dynamic_int8_linears,
+)
+from rudalle_lib.models.layers.int8_linear import use_int8_linears
+from rudalle_lib.models.layers.onednn_linear import OnednnLinear, use_fastest_linears
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
-from rudalle_lib.models.ruclip import RuClip, RuClipConfig, pack
-from rudalle_lib.models.tiled_linear import AnyTiledLinear, TiledInt8Linear, TiledLinear
+from rudalle_lib.models.ruclip import RuClip, RuClipConfig, optimize_for_inference
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
-from rudalle_lib.sampling import SamplingSettings, TokenSampler
-from rudalle_lib.scoring import Scorer
-from rudalle_lib.tokenizer import Tokenizer
-from rudalle_lib.upscaling import upscale
-from rudalle_lib.weights import load_decoder
+from rudalle_lib.runtime.devices import DTYPES, INT8_DTYPES, compute_dtype
+from rudalle_lib.text.tokenizer import Tokenizer
+from rudalle_lib.weights.checkpoints import build
+from rudalle_lib.weights.loading import load_decoder
 from tests.benchmarks.timing import (
     CLIP_PIECES,
     average,
     median_seconds,
     peak_gigabytes,
+    random_weights,
+    report_figures,
     seconds_of,
-    tell,
-    values,
 )
-from tests.linear_layers import in_8_bits
+from tests.support.compiled import AVX2_ENVIRONMENT, only_avx2
+from tests.support.linear_layers import to_int8_linear
 
 CPU = torch.device("cpu")
 
 
-def malevich(layers: int, dtype: torch.dtype) -> Dalle:
-    """A decoder as `weights.load_decoder` makes it, of as many layers."""
-    architecture = {**registry.get("malevich-v3").architecture, "num_layers": layers}
+def malevich(
+    layers: int, dtype: torch.dtype, device: torch.device = CPU, hidden: int = 2048
+) -> Dalle:
+    """Build a decoder with `layers` layers like `weights.load_decoder` does."""
+    sizes = {"num_layers": layers, "hidden_size": hidden}
+    architecture = {**registry.get("malevich-v3").architecture, **sizes}
     config = DalleConfig(**architecture)
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in Dalle(config).state_dict().items()}
 
-    def make() -> Dalle:
+    def make_network() -> Dalle:
         network = Dalle(config)
-        if dtype in IN_8_BITS:
-            with_int8_linears(network.transformer)
+        if dtype in INT8_DTYPES:
+            use_int8_linears(network.transformer)
         return network
 
-    computed = compute_dtype(dtype, CPU)
-    model = build(make, values(shapes), Path("random weights"), CPU, computed)
+    weights = random_weights(shapes)
+    compute_in = compute_dtype(dtype, device)
+    model = build(make_network, weights, Path("random weights"), device, compute_in)
     if dtype is torch.qint8:
-        with_dynamic_int8_linears(model.transformer)
-    with_packed_linears(model.transformer)
-    with_compiled_norms(model.transformer)
+        use_dynamic_int8_linears(model.transformer)
+    use_fastest_linears(model.transformer)
+    use_fused_layer_norms(model.transformer)
     return model
 
 
 class Step:
-    """A batch in the middle of its images: `draw` draws one more token of each."""
+    """A batch of images in progress, of which `draw` draws one more token each.
+
+    Args:
+        model: the decoder.
+        batch: number of images.
+        replicas: images per prompt.
+    """
 
     def __init__(self, model: Dalle, batch: int, replicas: int) -> None:
         prompts = -(-batch // replicas)
@@ -87,7 +104,7 @@ class Step:
         self._decoder = GuidedDecoder(model, text, prompt_of, torch.ones(batch))
         self._sampler = TokenSampler([SamplingSettings()] * batch, torch.arange(batch))
         self.prefill_seconds = seconds_of(self._prefill)
-        for layer in self._cache._layers:  # untouched memory would be quicker than it should be
+        for layer in self._cache._layers:  # memory that was never written would be read too fast
             layer.key.fill_(0.01)
             layer.value.fill_(0.01)
 
@@ -98,42 +115,40 @@ class Step:
     def _prefill(self) -> None:
         self._logits: Logits = self._decoder.prefill()
 
-    def go_to(self, position: int) -> None:
-        """Pretend that so many image tokens are drawn; what they are changes no time."""
+    def set_position(self, position: int) -> None:
+        """Pretend that `position` image tokens are drawn. Their values do not change the time."""
         self._cache._tokens = self._cache._cells = position
 
     def draw(self) -> None:
-        """What `sampling` does for each token."""
+        """Draw one token per image, as `sampling` does."""
         token = self._sampler.sample(self._logits.guided, self._cache._tokens)
-        self._logits.own.log_softmax(dim=1).gather(1, token[:, None])
+        self._logits.conditional.log_softmax(dim=1).gather(1, token[:, None])
         self._logits = self._decoder.decode_one_token(token)
 
 
 def products(model: Dalle, batch: int) -> list[tuple[nn.Module, Tensor]]:
-    """All matrix products of a step, each with an input."""
+    """Return all linear layers of a step, each with an input."""
     dtype = model.image_embeddings.weight.dtype
     linears: list[nn.Module] = [
         part
-        for part in model.transformer.modules()
-        if isinstance(
-            part,
-            nn.Linear | PackedLinear | Int8Linear | DynamicInt8Linear | AnyTiledLinear,
-        )
+        for layer in model.transformer.layers
+        for part in layer.modules()
+        if not list(part.children()) and not isinstance(part, nn.LayerNorm | FusedLayerNorm)
     ]
-    head = CachedDecoder(
-        model, torch.ones(1, model.config.text_length).long(), torch.zeros(1).long()
-    )
+    device = model.image_embeddings.weight.device
+    text = torch.ones(1, model.config.text_length).long().to(device)
+    head = CachedDecoder(model, text, torch.zeros(1).long().to(device))
     linears.append(head._image_head or model.to_logits[1])
     hidden = model.config.hidden_size
-    inputs = {width: torch.randn(batch, width).to(dtype) for width in (hidden, 4 * hidden)}
-    order = [hidden, hidden, hidden, 4 * hidden]  # of a layer: attention in and out, up, down
+    inputs = {width: torch.randn(batch, width).to(device, dtype) for width in (hidden, 4 * hidden)}
+    order = [hidden, hidden, hidden, 4 * hidden]  # per layer: attention in, attention out, up, down
     widths = [*order * model.config.num_layers, hidden]
     return [(linear, inputs[width]) for linear, width in zip(linears, widths, strict=True)]
 
 
 @torch.inference_mode()
 def decoder(options: argparse.Namespace) -> None:
-    """Steps at each position, and the matrix products alone, one after the other in turn."""
+    """Measure steps at each position and the matrix products alone (the floor), alternately."""
     model = malevich(options.layers, DTYPES[options.dtype])
     step = Step(model, options.batch, options.replicas)
     alone = products(model, options.batch)
@@ -145,75 +160,99 @@ def decoder(options: argparse.Namespace) -> None:
     floor()
     steps, floors = {}, []
     for position in options.positions:
-        step.go_to(position)
+        step.set_position(position)
         step.draw()
         turns = [(seconds_of(step.draw), seconds_of(floor)) for _ in range(options.repeats)]
-        steps[position] = statistics.median(drawn for drawn, _ in turns)
-        floors += [least for _, least in turns]
+        steps[position] = statistics.median(step_time for step_time, _ in turns)
+        floors += [floor_time for _, floor_time in turns]
     step_seconds, floor_seconds = average(steps), statistics.median(floors)
-    numbers = model.image_embeddings.weight.element_size()
-    tell(
+    element = model.image_embeddings.weight.element_size()
+    report_figures(
         seconds=steps,
         step=step_seconds,
         floor=floor_seconds,
         share=floor_seconds / step_seconds,
         prefill=step.prefill_seconds,
         tokens_per_second=options.batch / (step_seconds + step.prefill_seconds / 1024),
-        cache_bytes=cache_bytes_per_image(model.config, numbers, options.replicas),
+        cache_bytes=cache_bytes_per_image(model.config, element, options.replicas),
         peak_gigabytes=peak_gigabytes(),
     )
 
 
 @torch.inference_mode()
+def cpu_seconds(options: argparse.Namespace) -> None:
+    """Measure CPU seconds of one thread, which other processes hardly change."""
+    torch.set_num_threads(1)
+    model = malevich(options.layers, DTYPES[options.dtype])
+
+    def seconds(work: Callable[[], object]) -> float:
+        started = time.thread_time()
+        work()
+        return time.thread_time() - started
+
+    steps, prefills, floors = [], [], []
+    alone = products(model, options.batch)
+    for _ in range(options.repeats):
+        started = time.thread_time()
+        step = Step(model, options.batch, options.replicas)
+        prefills.append(time.thread_time() - started)
+        step.set_position(512)
+        step.draw()
+        steps += [seconds(step.draw) for _ in range(3)]
+        floors += [seconds(lambda: [linear(x) for linear, x in alone]) for _ in range(3)]
+    report_figures(prefill=min(prefills), step=min(steps), floor=min(floors))
+
+
+@torch.inference_mode()
 def linears(options: argparse.Namespace) -> None:
-    """The linear layers alone, by oneDNN and by tiles, in bfloat16 and 8 bits, in turns."""
+    """Measure linear layers with oneDNN and with AMX tiles, in bfloat16 and 8 bits, alternately."""
     shapes = [(6144, 2048), (2048, 2048), (8192, 2048), (2048, 8192)] * options.layers
     kinds: dict[str, Callable[[nn.Linear], nn.Module]] = {
-        "onednn": lambda layer: PackedLinear(layer.weight, layer.bias.detach()),
-        "tiles": lambda layer: TiledLinear(layer.weight, layer.bias.detach()),
-        "onednn_int8": lambda layer: DynamicInt8Linear(in_8_bits(layer)),
-        "tiles_int8": lambda layer: TiledInt8Linear(in_8_bits(layer)),
+        "onednn": lambda layer: OnednnLinear(layer.weight, layer.bias.detach()),
+        "tiles": lambda layer: AmxLinear(layer.weight, layer.bias.detach()),
+        "onednn_int8": lambda layer: DynamicInt8Linear(to_int8_linear(layer)),
+        "tiles_int8": lambda layer: AmxInt8Linear(to_int8_linear(layer)),
     }
     plain = [nn.Linear(inputs, outputs).bfloat16() for outputs, inputs in shapes]
-    made = {name: [make(layer) for layer in plain] for name, make in kinds.items()}
+    layers = {name: [make(layer) for layer in plain] for name, make in kinds.items()}
     inputs = {width: torch.randn(options.batch, width).bfloat16() for _, width in shapes}
 
     def multiply(name: str) -> None:
-        for layer, (_, width) in zip(made[name], shapes, strict=True):
+        for layer, (_, width) in zip(layers[name], shapes, strict=True):
             layer(inputs[width])
 
     turns = [
         {name: seconds_of(partial(multiply, name)) for name in kinds}
         for _ in range(options.repeats + 1)
     ][1:]
-    tell(**{name: statistics.median(turn[name] for turn in turns) for name in kinds})
+    report_figures(**{name: statistics.median(turn[name] for turn in turns) for name in kinds})
 
 
 @torch.inference_mode()
 def growth(options: argparse.Namespace) -> None:
-    """Seconds of a step, in the middle of an image, for growing batches and shares of a text."""
+    """Measure a step in the middle of an image for increasing batches and replicas per prompt."""
     model = malevich(options.layers, DTYPES[options.dtype])
     element = model.image_embeddings.weight.element_size()
     rows = []
     for batch, replicas in options.sizes:
-        need = batch * bytes_per_image(model.config, element, replicas)
-        if need > 0.9 * free_bytes(CPU):
+        required = batch * bytes_per_image(model.config, element, replicas)
+        if required > 0.9 * free_bytes(CPU):
             rows.append({"batch": batch, "replicas": replicas, "seconds": None})
             continue
         step = Step(model, batch, replicas)
-        step.go_to(512)
+        step.set_position(512)
         seconds = median_seconds(step.draw, options.repeats)
         cache = cache_bytes_per_image(model.config, element, replicas)
         rows.append({"batch": batch, "replicas": replicas, "seconds": seconds, "cache": cache})
         del step
-    tell(rows=rows)
+    report_figures(rows=rows)
 
 
 @torch.inference_mode()
 def agreement(options: argparse.Namespace) -> None:
-    """How often the trained demo decoder draws, in less precision, the token of float32.
+    """Measure how often the demo decoder draws the same token in lower precision as in float32.
 
-    After the same tokens and with the same noise; and how many images stay equal to the end.
+    Each token is drawn after the same previous tokens and with the same noise.
     """
     exact = load_decoder("demo-dalle")
     length = exact.model.config.text_length
@@ -233,19 +272,23 @@ def agreement(options: argparse.Namespace) -> None:
     logits = {name: decoder.prefill() for name, decoder in decoders.items()}
     drawn: dict[str, list[Tensor]] = {name: [] for name in decoders}
     for step in range(exact.model.config.image_length):
-        for name, values_ in logits.items():
-            drawn[name].append(sampler.sample(values_.float(), step))
+        for name, output in logits.items():
+            drawn[name].append(sampler.sample(output.float(), step))
         if step + 1 < exact.model.config.image_length:
             token = drawn["float32"][-1]
             logits = {name: part.decode_one_token(token) for name, part in decoders.items()}
     expected = torch.stack(drawn["float32"])
-    tell(**{name: (torch.stack(drawn[name]) == expected).double().mean().item() for name in others})
+    report_figures(
+        **{name: (torch.stack(drawn[name]) == expected).double().mean().item() for name in others}
+    )
 
 
 @torch.inference_mode()
 def vqgan(options: argparse.Namespace) -> None:
-    """Tokens to pixels, as the decode stage does it, how far from float32 the pixels are, and the
-    share of its convolutions, which is what a faster rest could not go below.
+    """Measure decoding of tokens like the decode stage does it.
+
+    Reports the speed, the PSNR compared with float32, and the share of the time spent in
+    convolutions, which bounds what optimizing everything else can gain.
     """
     torch.manual_seed(0)
     network = VqGan(VqGanConfig(**registry.get("vqgan-f8").architecture)).eval()
@@ -262,81 +305,83 @@ def vqgan(options: argparse.Namespace) -> None:
     network.decode(tokens[:1])
     alone = median_seconds(lambda: [conv.forward(x) for conv, x in calls], options.repeats)
     share = alone * options.batch / seconds
-    tell(images_per_second=options.batch / seconds, psnr=psnr, share=share)
+    report_figures(images_per_second=options.batch / seconds, psnr=psnr, share=share)
 
 
 @torch.inference_mode()
 def super_resolution(options: argparse.Namespace) -> None:
-    """Pictures of 256 px to 512."""
+    """Measure upscaling of images from 256 to 512 px."""
     network = RrdbNet(RrdbNetConfig(scale=2)).eval()
-    pictures = torch.randint(0, 256, (options.batch, 3, 256, 256), dtype=torch.uint8)
+    images = torch.randint(0, 256, (options.batch, 3, 256, 256), dtype=torch.uint8)
     network.use_dtype(DTYPES[options.dtype])
-    seconds = median_seconds(lambda: upscale(network, pictures, options.batch), options.repeats)
-    tell(images_per_second=options.batch / seconds)
+    seconds = median_seconds(lambda: upscale(network, images, options.batch), options.repeats)
+    report_figures(images_per_second=options.batch / seconds)
 
 
 @torch.inference_mode()
 def ruclip(options: argparse.Namespace) -> None:
-    """Scores of eight pictures a text, features of the pictures alone, and how far scores move."""
-    from tests.benchmarks.measure_peers import random_pictures
+    """Measure scores of eight images per text, image features alone, and the error of scores."""
+    from tests.benchmarks.measure_peers import random_images
 
     exact = RuClip(RuClipConfig()).eval()
     network = copy.deepcopy(exact).to(DTYPES[options.dtype])
-    pack(network)
+    optimize_for_inference(network)
     tokenizer = Tokenizer.load(CLIP_PIECES)
     scorer = Scorer(network, tokenizer)
-    pictures = torch.stack([from_pil(picture) for picture in random_pictures(options.batch)])
+    images = torch.stack([from_pil(image) for image in random_images(options.batch)])
     texts = [f"красный круг {number // 8}" for number in range(options.batch)]
-    seconds = median_seconds(lambda: scorer.score(pictures, texts), options.repeats)
-    alone = median_seconds(lambda: scorer.image_features(pictures), options.repeats)
-    moved = scorer.score(pictures, texts) - Scorer(exact, tokenizer).score(pictures, texts)
-    tell(
+    seconds = median_seconds(lambda: scorer.score(images, texts), options.repeats)
+    alone = median_seconds(lambda: scorer.image_features(images), options.repeats)
+    error = scorer.score(images, texts) - Scorer(exact, tokenizer).score(images, texts)
+    report_figures(
         images_per_second=options.batch / seconds,
-        pictures_alone=options.batch / alone,
-        moved=moved.abs().max().item(),
+        images_alone=options.batch / alone,
+        moved=error.abs().max().item(),
     )
 
 
 def write_checkpoint(options: argparse.Namespace) -> None:
-    """A random Malevich in the published layout, below a folder."""
-    from tests.lib.test_full_size import lay_out
+    """Write a random Malevich in the published layout to a folder."""
+    from tests.lib.whole.test_full_size import write_files
 
-    lay_out("malevich-v3", options.folder)
-    tell()
+    write_files("malevich-v3", options.folder)
+    report_figures()
 
 
 def memory(options: argparse.Namespace) -> None:
-    """Peak memory of loading that checkpoint and drawing a few tokens of a batch."""
+    """Measure peak memory while loading that checkpoint and drawing a few tokens of a batch."""
     weights = WeightsConfig(folder=str(options.folder), offline=True)
     with torch.inference_mode():
         model = load_decoder("malevich-v3", weights, dtype=DTYPES[options.dtype]).model
         loaded = peak_gigabytes()
         step = Step(model, options.batch, options.replicas)
-        step.go_to(1000)
+        step.set_position(1000)
         for _ in range(3):
             step.draw()
-    tell(load_gigabytes=loaded, peak_gigabytes=peak_gigabytes())
+    report_figures(load_gigabytes=loaded, peak_gigabytes=peak_gigabytes())
 
 
 def main() -> None:
-    """Measure one thing."""
-    every = (
-        decoder, linears, growth, agreement, vqgan, super_resolution, ruclip, write_checkpoint,
-        memory,
+    """Run the command line: one measurement."""
+    measurements = (
+        decoder, cpu_seconds, linears, growth, agreement, vqgan, super_resolution, ruclip,
+        write_checkpoint, memory,
     )  # fmt: skip
-    things = {thing.__name__: thing for thing in every}
+    by_name = {measure.__name__: measure for measure in measurements}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=things)
+    parser.add_argument("what", choices=by_name)
     parser.add_argument("--dtype", default="bfloat16", choices=DTYPES)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--replicas", type=int, default=8, help="images of a prompt")
+    parser.add_argument("--replicas", type=int, default=8, help="images per prompt")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--positions", type=json.loads, default=[512])
     parser.add_argument("--sizes", type=json.loads, default=[], help="[[batch, replicas], ...]")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
-    things[options.what](options)
+    limited = os.environ.items() >= AVX2_ENVIRONMENT.items()
+    with only_avx2() if limited else contextlib.nullcontext():
+        by_name[options.what](options)
 
 
 if __name__ == "__main__":

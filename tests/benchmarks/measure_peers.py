@@ -1,12 +1,12 @@
-"""How fast the peers are: rudalle 1.1.3, ruclip 0.0.2 and the GPT-2 of transformers.
+"""Measure the speed of the peers: rudalle 1.1.3, ruclip 0.0.2 and GPT-2 of transformers.
 
-Runs in their own environment (`make peers`), started by `engine.py`:
+`engine.py` starts this in the environment of the peers (`make peers`):
 
     .peers/bin/python -m tests.benchmarks.measure_peers rudalle --dtype float32 --batch 8
 
-They do what they do as shipped: the body of rudalle's sampling loop is called at given positions,
-with a cache of the right size; everything else is called as a user would. Decoders get the weights
-of `timing.fill`, other networks their own random ones.
+The peers run as shipped. Only the body of rudalle's sampling loop is called at given positions with
+a cache of the right size; everything else is called like a user would. Decoders get the weights of
+`timing.fill`, other networks their own random weights.
 """
 
 from __future__ import annotations
@@ -22,20 +22,29 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests.benchmarks.timing import CLIP_PIECES, average, fill, median_seconds, seconds_of, tell
+from tests.benchmarks.timing import (
+    CLIP_PIECES,
+    average,
+    fill,
+    median_seconds,
+    report_figures,
+    seconds_of,
+)
 from tests.parity import peer_stand_ins
 
 HIDDEN, HEADS, TEXT, TEXT_VOCABULARY, IMAGE_VOCABULARY = 2048, 16, 128, 16512, 8192
+"""Sizes of Malevich: channels, heads, text positions, text and image vocabulary."""
 
 
 @torch.no_grad()
 def rudalle(options: argparse.Namespace) -> None:
-    """The sampling loop of rudalle, a step at each position."""
+    """Measure the sampling loop of rudalle, one step at each position."""
     from rudalle.dalle.model import DalleModel
 
     skip_initialisation()
     model = DalleModel(
-        device="cpu", num_layers=options.layers, vocab_size=TEXT_VOCABULARY, hidden_size=HIDDEN,
+        device=options.device, num_layers=options.layers, vocab_size=TEXT_VOCABULARY,
+        hidden_size=HIDDEN,
         num_attention_heads=HEADS, embedding_dropout_prob=0.1, attention_dropout_prob=0.1,
         output_dropout_prob=0.1, text_seq_length=TEXT, image_tokens_per_dim=32,
         image_vocab_size=IMAGE_VOCABULARY, cogview_sandwich_layernorm=True,
@@ -43,21 +52,25 @@ def rudalle(options: argparse.Namespace) -> None:
     ).eval()  # fmt: skip
     fill(model)
     dtype = getattr(torch, options.dtype)
-    model.to("cpu", dtype)
-    seconds = {at: rudalle_step(model, dtype, options, at) for at in options.positions}
+    model.to(options.device, dtype)
+    seconds = {
+        position: rudalle_step(model, dtype, options, position) for position in options.positions
+    }
     step = average(seconds)
-    tell(seconds=seconds, step=step, tokens_per_second=options.batch / step)
+    report_figures(seconds=seconds, step=step, tokens_per_second=options.batch / step)
 
 
-def rudalle_step(model: Any, dtype: torch.dtype, options: argparse.Namespace, at: int) -> float:
-    """Median seconds of the loop's body once `at` image tokens are drawn."""
-    batch, length = options.batch, TEXT + at
+def rudalle_step(
+    model: Any, dtype: torch.dtype, options: argparse.Namespace, position: int
+) -> float:
+    """Return the median seconds of the loop body after `position` image tokens."""
+    batch, length, device = options.batch, TEXT + position, options.device
     total = model.get_param("total_seq_length")
-    mask = torch.tril(torch.ones((batch, 1, total, total), dtype=dtype))
-    keys = torch.randn(batch, HEADS, length, HIDDEN // HEADS).to(dtype)
-    hidden = torch.randn(batch, length, HIDDEN).to(dtype)
+    mask = torch.tril(torch.ones((batch, 1, total, total), dtype=dtype)).to(device)
+    keys = torch.randn(batch, HEADS, length, HIDDEN // HEADS).to(device, dtype)
+    hidden = torch.randn(batch, length, HIDDEN).to(device, dtype)
     state: dict[str, Any] = {
-        "out": torch.randint(1, IMAGE_VOCABULARY, (batch, length + 1)),
+        "out": torch.randint(1, IMAGE_VOCABULARY, (batch, length + 1)).to(device),
         "cache": {
             layer: (keys.clone(), keys.clone(), hidden.clone()) for layer in range(options.layers)
         },
@@ -79,7 +92,7 @@ def rudalle_step(model: Any, dtype: torch.dtype, options: argparse.Namespace, at
 
 @torch.no_grad()
 def gpt2(options: argparse.Namespace) -> None:
-    """`generate` of a GPT-2 of the same size, continued from each position."""
+    """Measure `generate` of a GPT-2 of the same size, continued from each position."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
@@ -92,22 +105,31 @@ def gpt2(options: argparse.Namespace) -> None:
     model = GPT2LMHeadModel(config).eval()
     torch.set_default_dtype(torch.float32)
     fill(model)
-    figures = {}
+    model.to(options.device)
+    figures: dict[str, dict[str, Any]] = {}
     for cache in options.caches.split(","):
-        seconds = {at: gpt2_step(model, config, options, at, cache) for at in options.positions}
+        seconds = {
+            position: gpt2_step(model, config, options, position, cache)
+            for position in options.positions
+        }
         figures[cache] = {"seconds": seconds, "step": average(seconds)}
     best = min(figures, key=lambda name: figures[name]["step"])
     step = figures[best]["step"]
-    tell(caches=figures, best=best, step=step, tokens_per_second=options.batch / step)
+    report_figures(caches=figures, best=best, step=step, tokens_per_second=options.batch / step)
 
 
-def gpt2_step(model: Any, config: Any, options: argparse.Namespace, at: int, kind: str) -> float:
-    """Seconds of a token: the time of some less that of one, so that what is once drops out."""
+def gpt2_step(
+    model: Any, config: Any, options: argparse.Namespace, position: int, kind: str
+) -> float:
+    """Return the seconds per token.
+
+    This is the difference between several tokens and one, which excludes constant costs.
+    """
     from transformers import DynamicCache, StaticCache
 
-    batch, length = options.batch, TEXT + at
-    more = options.repeats + 1
-    past = torch.randn(batch, HEADS, length, HIDDEN // HEADS).bfloat16()
+    batch, length = options.batch, TEXT + position
+    extra = options.repeats + 1
+    past = torch.randn(batch, HEADS, length, HIDDEN // HEADS).bfloat16().to(options.device)
 
     def generate(new: int) -> float:
         if kind == "static":
@@ -115,8 +137,10 @@ def gpt2_step(model: Any, config: Any, options: argparse.Namespace, at: int, kin
         else:
             cache = DynamicCache(config=config)
         for layer in range(options.layers):
-            cache.update(past, past, layer, {"cache_position": torch.arange(length)})
-        ids = torch.randint(0, TEXT_VOCABULARY, (batch, length + 1))
+            cache.update(
+                past, past, layer, {"cache_position": torch.arange(length).to(options.device)}
+            )
+        ids = torch.randint(0, TEXT_VOCABULARY, (batch, length + 1)).to(options.device)
         return seconds_of(
             lambda: model.generate(
                 ids, attention_mask=torch.ones_like(ids), past_key_values=cache, do_sample=True,
@@ -125,39 +149,39 @@ def gpt2_step(model: Any, config: Any, options: argparse.Namespace, at: int, kin
         )  # fmt: skip
 
     generate(1)
-    return (generate(1 + more) - generate(1)) / more
+    return (generate(1 + extra) - generate(1)) / extra
 
 
 @torch.no_grad()
 def vqgan(options: argparse.Namespace) -> None:
-    """The `vae.decode` of rudalle."""
+    """Measure `vae.decode` of rudalle."""
     from omegaconf import OmegaConf
     from rudalle.vae import model as vae_module
 
     folder = Path(vae_module.__file__).parent
     config = OmegaConf.load(folder / "vqgan.gumbelf8-sber.config.yml")
     with contextlib.redirect_stdout(io.StringIO()):
-        network = vae_module.VQGanGumbelVAE(config).eval()
-    tokens = torch.randint(0, IMAGE_VOCABULARY, (options.batch, 1024))
+        network = vae_module.VQGanGumbelVAE(config).eval().to(options.device)
+    tokens = torch.randint(0, IMAGE_VOCABULARY, (options.batch, 1024)).to(options.device)
     seconds = median_seconds(lambda: network.decode(tokens), options.repeats)
-    tell(images_per_second=options.batch / seconds)
+    report_figures(images_per_second=options.batch / seconds)
 
 
 def super_resolution(options: argparse.Namespace) -> None:
-    """The `super_resolution` of rudalle, x2, of 256-px pictures."""
+    """Measure `super_resolution` of rudalle, x2, on 256-px images."""
     from rudalle.pipelines import super_resolution as enlarge
     from rudalle.realesrgan.model import RealESRGAN
 
-    upscaler = RealESRGAN("cpu", 2)
-    upscaler.model.eval()
-    pictures = random_pictures(options.batch)
-    seconds = median_seconds(lambda: enlarge(pictures, upscaler), options.repeats)
-    tell(images_per_second=options.batch / seconds)
+    upscaler = RealESRGAN(options.device, 2)
+    upscaler.model.eval().to(options.device)
+    images = random_images(options.batch)
+    seconds = median_seconds(lambda: enlarge(images, upscaler), options.repeats)
+    report_figures(images_per_second=options.batch / seconds)
 
 
 @torch.no_grad()
 def ruclip(options: argparse.Namespace) -> None:
-    """The Predictor of ruclip: features of eight pictures a text, of the texts, their cosines."""
+    """Measure the Predictor of ruclip: scores of eight images per text, and image features."""
     from ruclip.model import CLIP
     from ruclip.predictor import Predictor
     from ruclip.processor import RuCLIPProcessor
@@ -166,47 +190,49 @@ def ruclip(options: argparse.Namespace) -> None:
         embed_dim=512, image_resolution=224, vision_layers=12, vision_width=768,
         vision_patch_size=32, context_length=77, vocab_size=49408, transformer_width=512,
         transformer_heads=8, transformer_layers=12, eos_id=3,
-    ).eval()  # fmt: skip
-    predictor = Predictor(network, RuCLIPProcessor(str(CLIP_PIECES)), "cpu", quiet=True)
-    pictures = random_pictures(options.batch)
+    ).eval().to(options.device)  # fmt: skip
+    predictor = Predictor(network, RuCLIPProcessor(str(CLIP_PIECES)), options.device, quiet=True)
+    images = random_images(options.batch)
     texts = [f"красный круг {number}" for number in range(options.batch // 8)]
 
     def score() -> torch.Tensor:
         of_texts = predictor.get_text_latents(texts)
-        of_pictures = predictor.get_image_latents(pictures)
-        return (of_pictures.view(len(texts), 8, -1) * of_texts[:, None]).sum(-1)
+        of_images = predictor.get_image_latents(images)
+        return (of_images.view(len(texts), 8, -1) * of_texts[:, None]).sum(-1)
 
     seconds = median_seconds(score, options.repeats)
-    alone = median_seconds(lambda: predictor.get_image_latents(pictures), options.repeats)
-    tell(images_per_second=options.batch / seconds, pictures_alone=options.batch / alone)
+    alone = median_seconds(lambda: predictor.get_image_latents(images), options.repeats)
+    report_figures(images_per_second=options.batch / seconds, images_alone=options.batch / alone)
 
 
 def skip_initialisation() -> None:
-    """Leave weights unset when a layer is made: `fill` sets them."""
+    """Do not initialise weights of new layers, because `fill` sets them."""
     for name in ("normal_", "uniform_", "kaiming_uniform_", "xavier_uniform_"):
         setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
 
 
-def random_pictures(count: int) -> list[Image.Image]:
-    """Pictures of 256 px."""
+def random_images(count: int) -> list[Image.Image]:
+    """Return `count` images of 256 x 256 random pixels."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, 256, 256, 3), dtype=np.uint8)
-    return [Image.fromarray(picture) for picture in pixels]
+    return [Image.fromarray(array) for array in pixels]
 
 
 def main() -> None:
-    """Measure one thing."""
+    """Run the command line: one measurement."""
     peer_stand_ins.install()
-    things = {thing.__name__: thing for thing in (rudalle, gpt2, vqgan, super_resolution, ruclip)}
+    measurements = (rudalle, gpt2, vqgan, super_resolution, ruclip)
+    by_name = {measure.__name__: measure for measure in measurements}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=things)
+    parser.add_argument("what", choices=by_name)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--caches", default="dynamic")
     parser.add_argument("--positions", type=json.loads, default=[512])
     options = parser.parse_args()
-    things[options.what](options)
+    by_name[options.what](options)
 
 
 if __name__ == "__main__":

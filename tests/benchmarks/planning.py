@@ -1,11 +1,11 @@
-"""How long a large prompt table takes to plan, and how much memory.
+"""Measure the time and memory for planning a large prompt table.
 
     python -m tests.benchmarks.planning [--rows 100000 1000000] [--output FOLDER_OR_URL]
 
-Plans Parquet tables of random captions with three pass-through columns and a few bad and doubled
-rows, each twice (the second time there is nothing new), each time in a process of its own, into
-shards of the default size. The plan goes to an S3 server that this starts and stops, or to
-`--output`.
+The tables are Parquet files of random captions with three pass-through columns and a few bad and
+duplicate rows. Each table is planned twice, each time in a new process, into shards of the default
+size. The second time there is nothing new. The plan is written to an S3 server that this starts and
+stops, or to `--output`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.tables import row
-from tests.s3_server import S3Server
+from tests.support.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = [
@@ -40,10 +41,11 @@ WORDS = [
     "над",
 ]
 ROW_GROUP = 20_000
+"""Rows per row group of a table."""
 
 
 def write_table(path: Path, rows: int) -> None:
-    """Write the table in row groups, so that making it needs little memory either."""
+    """Write a table in row groups, so that this needs little memory."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -57,8 +59,10 @@ def write_table(path: Path, rows: int) -> None:
     writer.close()
 
 
-def _columns(generator: random.Random, start: int, count: int) -> Iterator[tuple[str, list]]:
-    texts = [" ".join(generator.choices(WORDS, k=8)) + f" {start + i}" for i in range(count)]
+def _columns(generator: random.Random, start: int, count: int) -> Iterator[tuple[str, list[Any]]]:
+    texts: list[str | None] = [
+        " ".join(generator.choices(WORDS, k=8)) + f" {start + i}" for i in range(count)
+    ]
     texts[::1000] = [None] * len(texts[::1000])
     texts[1::1000] = ["круг"] * len(texts[1::1000])
     yield "prompt", texts
@@ -69,23 +73,24 @@ def _columns(generator: random.Random, start: int, count: int) -> Iterator[tuple
 
 
 def plan(table: str, output: str) -> dict[str, float]:
-    """Plan once in this process."""
-    from rudalle_lib.config import RunConfig
-    from rudalle_lib.planning import plan_run
-    from rudalle_lib.storage import Storage
+    """Plan once in this process; return seconds, peak memory and the number of shards."""
+    from rudalle_lib.config.run import RunConfig
+    from rudalle_lib.config.sections import PromptsConfig
+    from rudalle_lib.prompts.plan import plan_run
+    from rudalle_lib.storage.storage import Storage
 
-    config = RunConfig(output=output, prompts={"uri": table})
+    config = RunConfig(output=output, prompts=PromptsConfig(uri=table))
     start = time.perf_counter()
-    made = plan_run(config, Storage(output))
+    result = plan_run(config, Storage(output))
     return {
         "seconds": round(time.perf_counter() - start, 2),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "shards": len(made.shards),
+        "shards": len(result.shards),
     }
 
 
 def measure(rows: int, output: str) -> None:
-    """Plan a table of so many rows twice; print what both took."""
+    """Plan a table of `rows` rows twice; print time and memory of both."""
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "prompts.parquet")
         write_table(table, rows)
@@ -93,16 +98,18 @@ def measure(rows: int, output: str) -> None:
         command += ["--output", f"{output.rstrip('/')}/{rows}"]
         for label in ("", ", nothing new"):
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT)
-            found = json.loads(done.stdout)
-            what = f"plan {rows:,} prompts, {found['shards']:,} shards{label}"
-            row(what, f"{found['seconds']} s, {found['peak_mb']} MB")
+            figures = json.loads(done.stdout)
+            what = f"plan {rows:,} prompts, {figures['shards']:,} shards{label}"
+            row(what, f"{figures['seconds']} s, {figures['peak_mb']} MB")
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
-    parser.add_argument("--output", help="default: an S3 server")
+    """Run the command line: measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="rows per table"
+    )
+    parser.add_argument("--output", help="folder or URL; default: an S3 server that this starts")
     parser.add_argument("--plan", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.plan:

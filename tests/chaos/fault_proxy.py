@@ -1,8 +1,8 @@
-"""A reverse proxy that breaks things: it stands before an S3 server and spoils chosen requests.
+"""A reverse proxy that injects faults: it is in front of an S3 server and disturbs chosen requests.
 
-Written here because nothing ready fits: toxiproxy is in no package index that Python or Debian
-machines use, and mitmproxy, three dozen packages, answers and delays but neither resets connections
-nor tears uploads in half. One request a connection, bodies in memory: enough for small datasets.
+No existing tool fits: toxiproxy is neither on PyPI nor in Debian; mitmproxy depends on three dozen
+packages and can answer and delay requests, but cannot reset connections or truncate uploads. The
+proxy handles one request per connection and keeps bodies in memory: enough for small datasets.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 from urllib.parse import parse_qsl, urlsplit
 
-Kind = Literal["answer", "reset", "torn", "unheard", "cut", "stall"]
+Kind = Literal["error", "reset", "half request", "no response", "half response", "stall"]
 
-KINDS: tuple[Kind, ...] = ("answer", "reset", "torn", "unheard", "cut", "stall")
-"""What can happen to a request: an error as answer; the connection reset at once, after half of the
-request has reached the server, after all of it has (and was obeyed), or after half of the answer;
-or silence until the client gives up."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""What can happen to a request: an error response; a connection reset at once, after half of the
+request has reached the server, after the server has processed all of it, or after half of the
+response; or silence until the client gives up."""
 
 SLOW_DOWN = (503, "SlowDown", "Please reduce your request rate.")
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request: its number from 1, and what it asks for."""
+    """A request; `number` counts from 1."""
 
     number: int
     method: str
@@ -41,15 +41,28 @@ class Request:
 
 @dataclass(frozen=True)
 class Fault:
-    """What to do to a request; `answer` is status, code, message; `then` is called with it."""
+    """What happens to a request.
+
+    Attributes:
+        kind: One of `KINDS`.
+        response: Status, code and message of an error response.
+        then: Called when the fault happens.
+    """
 
     kind: Kind
-    answer: tuple[int, str, str] = SLOW_DOWN
+    response: tuple[int, str, str] = SLOW_DOWN
     then: Callable[[], None] = lambda: None
 
 
 class FaultProxy:
-    """A running proxy; set `decide` to choose the fault of each request, None for none."""
+    """A running proxy.
+
+    Attributes:
+        decide: Returns the fault of a request, None for none; tests replace it.
+        requests: All requests so far.
+        faults: Kinds of all faults so far.
+        endpoint: URL of the proxy.
+    """
 
     def __init__(self, upstream: str) -> None:
         address = urlsplit(upstream)
@@ -65,21 +78,21 @@ class FaultProxy:
     def start(upstream: str) -> Iterator[FaultProxy]:
         """Run a proxy in a thread, on a free port of the loopback interface."""
         proxy, loop = FaultProxy(upstream), asyncio.new_event_loop()
-        listening = loop.run_until_complete(asyncio.start_server(proxy._serve, "127.0.0.1", 0))
-        proxy.endpoint = "http://127.0.0.1:{1}".format(*listening.sockets[0].getsockname())
+        server = loop.run_until_complete(asyncio.start_server(proxy._serve, "127.0.0.1", 0))
+        proxy.endpoint = "http://127.0.0.1:{1}".format(*server.sockets[0].getsockname())
         thread = threading.Thread(target=loop.run_forever, name="fault-proxy")
         thread.start()
         try:
             yield proxy
         finally:
-            asyncio.run_coroutine_threadsafe(_shut_down(listening), loop).result(timeout=30)
+            asyncio.run_coroutine_threadsafe(_shut_down(server), loop).result(timeout=30)
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        self._serving.add(task)  # the loop itself does not keep tasks alive
+        self._serving.add(task)  # the loop holds only weak references to tasks
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 await self._handle(reader, writer)
@@ -96,14 +109,14 @@ class FaultProxy:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         length = re.search(r"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
         body = await reader.readexactly(int(length[1]) if length else 0)
-        fault = self._judge(head)
+        fault = self._choose_fault(head)
         if fault is None:
             writer.write(await self._forward(head, body) or b"")
             await writer.drain()
         else:
-            await self._spoil(fault, head, body, writer)
+            await self._inject(fault, head, body, writer)
 
-    def _judge(self, head: str) -> Fault | None:
+    def _choose_fault(self, head: str) -> Fault | None:
         method, target, _ = head.split("\r\n", 1)[0].split(" ")
         parts = urlsplit(target)
         query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -114,48 +127,49 @@ class FaultProxy:
             self.faults.append(fault.kind)
         return fault
 
-    async def _spoil(
+    async def _inject(
         self, fault: Fault, head: str, body: bytes, writer: asyncio.StreamWriter
     ) -> None:
         kind = fault.kind
-        if kind == "answer":
-            writer.write(_error(*fault.answer))
+        if kind == "error":
+            writer.write(_error(*fault.response))
             fault.then()
             await writer.drain()
             return
-        if kind == "torn":
-            await self._forward(head, body[: len(body) // 2], whole=False)
-        if kind in ("unheard", "cut"):
-            answer = await self._forward(head, body) or b""
-            if kind == "cut":
-                start = answer.find(b"\r\n\r\n") + 4
-                writer.write(answer[: start + (len(answer) - start) // 2])
+        if kind == "half request":
+            await self._forward(head, body[: len(body) // 2], complete=False)
+        if kind in ("no response", "half response"):
+            response = await self._forward(head, body) or b""
+            if kind == "half response":
+                start = response.find(b"\r\n\r\n") + 4
+                writer.write(response[: start + (len(response) - start) // 2])
                 await writer.drain()
         if kind == "stall":
             await asyncio.sleep(STALL_SECONDS)
         fault.then()
         _reset(writer)
 
-    async def _forward(self, head: str, body: bytes, whole: bool = True) -> bytes | None:
-        """Send a request to the server and read its answer; None where it could not be had."""
+    async def _forward(self, head: str, body: bytes, complete: bool = True) -> bytes | None:
+        """Send a request to the server and return its response; None if the request is partial."""
         head = re.sub(r"\r\n(expect|connection):[^\r]*", "", head, flags=re.IGNORECASE)
         head = head.removesuffix("\r\n") + "Connection: close\r\n\r\n"
         reader, writer = await asyncio.open_connection(*self._upstream)
         try:
             writer.write(head.encode("latin-1") + body)
             await writer.drain()
-            if whole:
+            if complete:
                 return await reader.read()
-            await asyncio.sleep(0.05)  # for the half to arrive
+            await asyncio.sleep(0.05)  # until the server has received it
             return None
         finally:
             _reset(writer)
 
 
 STALL_SECONDS = 4.0
-"""How long a stalled request is silent; clients under test give up before (`CLIENT_TIMEOUT`)."""
+"""How long a stalled request is silent; clients give up earlier, see `CLIENT_OPTIONS`."""
 
 CLIENT_OPTIONS = {"connect_timeout": 2, "read_timeout": 2}
+"""Timeouts of the clients under test, in seconds."""
 
 
 def _error(status: int, code: str, message: str) -> bytes:
@@ -168,16 +182,16 @@ def _error(status: int, code: str, message: str) -> bytes:
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
-    """Close a connection with RST instead of FIN, as a host does that has lost its state."""
-    taken = writer.get_extra_info("socket")
-    if taken is not None and not writer.is_closing():
+    """Close a connection with RST instead of FIN, like a host that has crashed."""
+    connection = writer.get_extra_info("socket")
+    if connection is not None and not writer.is_closing():
         with contextlib.suppress(OSError):
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
-async def _shut_down(listening: asyncio.Server) -> None:
-    listening.close()
+async def _shut_down(server: asyncio.Server) -> None:
+    server.close()
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()

@@ -19,13 +19,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rudalle_lib.audit import audit_output
-from rudalle_lib.config import RunConfig
+from rudalle_lib.checks.audit import audit_output
+from rudalle_lib.config.run import RunConfig
 from rudalle_lib.errors import ConfigError, PromptError, RudalleError
-from rudalle_lib.prompts import read_prompts
-from rudalle_lib.records import REASONS
-from rudalle_lib.storage import Storage
-from tests.finished_run import finish, tiny_config
+from rudalle_lib.prompts.rows import read_prompts
+from rudalle_lib.schema.records import REASONS
+from rudalle_lib.storage.storage import Storage
+from tests.support.finished_run import finish, tiny_config
 
 pytestmark = pytest.mark.chaos
 
@@ -61,7 +61,7 @@ OVERRIDES: dict[str, list[Any]] = {
 
 
 def hostile_rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Rows in which every value of the lists above stands at least once."""
+    """Rows that contain every text and id of the lists above at least once."""
     dice = random.Random(seed)
     for number in range(count):
         row = {
@@ -69,7 +69,7 @@ def hostile_rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
             "prompt_id": IDS[number % len(IDS)],
             "lang": "ru",
         }
-        if number >= len(TEXTS):  # prompts of their own, so that few are only duplicates
+        if number >= len(TEXTS):  # unique prompts, so that few rows are duplicates
             row["prompt"] = dice.choice(TEXTS)
             row["prompt_id"] = dice.choice((None, f"id-{number}", dice.choice(IDS)))
             if isinstance(row["prompt"], str) and len(row["prompt"]) < 1000:
@@ -107,17 +107,17 @@ def test_a_thousand_hostile_rows_are_published_safely_or_rejected(tmp_path: Path
     assert run.totals.kept > 100 and rejected > 200
     assert set(run.totals.rejected) <= set(REASONS)
     assert audit_output(storage).faults == []
-    # Nothing escapes: no file beside the output, and no name in it that is not of ids and numbers.
+    # No file appears outside the output, and names in it have only harmless characters.
     assert {path for path in tmp_path.rglob("*") if "out" not in path.parts} == before
     allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/")
     assert set("".join(storage.list())) <= allowed
-    # What people look at holds no markup of a prompt.
+    # Pages contain no markup from prompts.
     for path in storage.list("gallery") + ["README.md"]:
-        shown = storage.read_bytes(path).decode()
-        assert "<script>alert" not in shown and "<img src=x" not in shown
+        page = storage.read_bytes(path).decode()
+        assert "<script>alert" not in page and "<img src=x" not in page
 
 
-# --- files that are not what they seem ---------------------------------------------------------
+# --- malformed files ---------------------------------------------------------------------------
 
 MEASURED = """
 import resource, sys, time
@@ -134,7 +134,7 @@ print("seconds", time.monotonic() - started)
 
 
 def measured(load: str, action: str, argument: Path, limit: int = 6 * 2**30) -> str:
-    """What a process with limited memory says of a file."""
+    """The output of a process with limited memory that reads a file."""
     code = MEASURED.format(load=load, action=action, limit=limit)
     done = subprocess.run(
         [sys.executable, "-c", code, str(argument)], cwd=ROOT, capture_output=True, text=True,
@@ -144,10 +144,10 @@ def measured(load: str, action: str, argument: Path, limit: int = 6 * 2**30) -> 
     return done.stdout
 
 
-def test_a_table_that_unpacks_without_end_is_refused_at_once(
+def test_a_decompression_bomb_is_rejected_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rudalle_lib.prompt_tables.MAX_COLUMN_BYTES", 2**20)
+    monkeypatch.setattr("rudalle_lib.prompts.parquet_reader.MAX_COLUMN_BYTES", 2**20)
     path = tmp_path / "bomb.parquet"
     pq.write_table(pa.table({"prompt": ["x" * 2**22]}), path, compression="zstd")
     assert path.stat().st_size < 100_000
@@ -156,27 +156,29 @@ def test_a_table_that_unpacks_without_end_is_refused_at_once(
 
 
 @pytest.mark.slow
-def test_a_real_bomb_of_two_gigabytes_is_refused_in_bounded_memory(tmp_path: Path) -> None:
+def test_a_decompression_bomb_of_two_gigabytes_is_rejected_in_bounded_memory(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "bomb.parquet"
     text = pa.array(["x" * 2**20]).take(pa.array([0] * 1900, pa.int32()))
     table = pa.table({"prompt": text})
     pq.write_table(table, path, compression="zstd", use_dictionary=False, row_group_size=1900)
     assert path.stat().st_size < 10 * 2**20
-    said = measured(
-        "from rudalle_lib.prompts import read_prompts", "list(read_prompts(sys.argv[1]))", path
+    output = measured(
+        "from rudalle_lib.prompts.rows import read_prompts", "list(read_prompts(sys.argv[1]))", path
     )
-    assert "unpacks to" in said
+    assert "unpacks to" in output
 
 
-def test_a_table_of_very_many_equal_rows_is_read_in_bounded_memory(tmp_path: Path) -> None:
+def test_a_table_of_many_equal_rows_is_read_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "many.parquet"
     values = pa.DictionaryArray.from_arrays(pa.array([0] * 100_000, pa.int32()), ["круг"])
     pq.write_table(pa.table({"prompt": values, "x": pa.nulls(100_000)}), path)
     assert path.stat().st_size < 20_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     count = sum(1 for _ in read_prompts(str(path), limit=50_000))
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert count == 50_000 and grown < 300_000  # kilobytes
+    growth = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert count == 50_000 and growth < 300_000  # kilobytes
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "tsv"])
@@ -223,7 +225,7 @@ TREES = st.recursive(
 )
 
 
-def judged(text: str) -> None:
+def parse_or_config_error(text: str) -> None:
     try:
         RunConfig.parse(text, source="hostile.yaml")
     except ConfigError as error:
@@ -233,18 +235,18 @@ def judged(text: str) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(KEYS, TREES, max_size=5))
 def test_any_settings_are_a_configuration_or_one_clear_error(tree: dict[str, Any]) -> None:
-    judged(json.dumps(tree))
+    parse_or_config_error(json.dumps(tree))
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet=" \n\t:-{}[]&*!|>'\"%@`#,?0123456789abcxeE.+~\\", max_size=60) | st.text())
 def test_any_text_is_a_configuration_or_one_clear_error(text: str) -> None:
-    judged(text)
+    parse_or_config_error(text)
 
 
 @settings(max_examples=100, deadline=None)
 @given(KEYS, KEYS, st.text(max_size=30))
-def test_any_override_is_read_or_one_clear_error(first: str, second: str, value: str) -> None:
+def test_any_override_is_accepted_or_one_clear_error(first: str, second: str, value: str) -> None:
     try:
         RunConfig.parse("", [f"{first}.{second}={value}"])
     except ConfigError as error:
@@ -268,7 +270,7 @@ def test_any_override_is_read_or_one_clear_error(first: str, second: str, value:
         "a: &a [*a]",
     ],
 )
-def test_a_hostile_configuration_is_one_clear_error_in_little_time(text: str) -> None:
+def test_a_hostile_configuration_is_one_clear_error_within_a_minute(text: str) -> None:
     started = time.monotonic()
     with pytest.raises(ConfigError) as raised:
         RunConfig.parse(text, source="hostile.yaml")
@@ -276,6 +278,6 @@ def test_a_hostile_configuration_is_one_clear_error_in_little_time(text: str) ->
     assert time.monotonic() - started < 60
 
 
-def test_a_configuration_without_end_is_not_read_to_its_end() -> None:
+def test_an_endless_configuration_is_an_error() -> None:
     with pytest.raises(RudalleError, match="too large"):
         RunConfig.load("/dev/zero")

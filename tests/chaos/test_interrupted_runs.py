@@ -1,4 +1,4 @@
-"""Whatever interrupts a run, what is left in the end is the dataset that nothing interrupted."""
+"""Interrupted and resumed runs end with the same dataset as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import random
 import pytest
 
 from tests.chaos.attempts import assert_nothing_twice, assert_same, state_of
-from tests.chaos.conftest import Site, Undisturbed
-from tests.chaos.fault_proxy import KINDS, Fault, Request
+from tests.chaos.conftest import S3Site, Undisturbed
+from tests.chaos.fault_proxy import KINDS, Fault, Kind, Request
 
 pytestmark = pytest.mark.chaos
 
 LONG = pytest.mark.slow
 
 
-def kill_at_random(site: Site, dice: random.Random, requests: int) -> None:
-    """Kill the next run at one of its requests: before it, in its middle or after it was obeyed."""
-    moment = len(site.proxy.requests) + dice.randint(1, requests)
-    kind = dice.choice(("reset", "torn", "unheard"))
+def kill_at_random(site: S3Site, dice: random.Random, requests: int) -> None:
+    """Kill the next run at one of its requests: before, during or after its processing."""
+    number = len(site.proxy.requests) + dice.randint(1, requests)
+    kind: Kind = dice.choice(("reset", "half request", "no response"))
 
     def decide(request: Request) -> Fault | None:
-        return Fault(kind, then=site.attempts[-1].kill) if request.number >= moment else None
+        return Fault(kind, then=site.attempts[-1].kill) if request.number >= number else None
 
     site.proxy.decide = decide
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=LONG)])
-def test_killed_at_random_moments_and_resumed_until_done(
-    site: Site, undisturbed: Undisturbed, kills: int
+def test_a_run_that_is_killed_at_random_requests_can_be_resumed(
+    site: S3Site, undisturbed: Undisturbed, kills: int
 ) -> None:
     dice, done = random.Random(kills), 0
     while done < kills:
@@ -45,7 +45,9 @@ def test_killed_at_random_moments_and_resumed_until_done(
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=LONG) for n in range(1, 10))])
-def test_a_tenth_of_all_requests_fails(site: Site, undisturbed: Undisturbed, seed: int) -> None:
+def test_a_run_survives_faults_in_a_tenth_of_its_requests(
+    site: S3Site, undisturbed: Undisturbed, seed: int
+) -> None:
     dice = random.Random(seed)
 
     def decide(_: Request) -> Fault | None:

@@ -1,32 +1,35 @@
-"""What each fault of a real S3 server becomes: nothing at all, where another try helps; else one
-clear sentence, of a kind that says whether another try may help later.
+"""Transient faults of a real S3 server are retried. Others become a clear error, whose type says
+whether a later retry may help.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from rudalle_lib.errors import StorageError, TransientError
-from rudalle_lib.storage import Storage
+from rudalle_lib.storage.probes import check_writable
+from rudalle_lib.storage.storage import Storage
 from tests.chaos.fault_proxy import KINDS, Fault, FaultProxy, Kind, Request
-from tests.s3_server import S3Server
+from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.chaos
 
 
 @pytest.fixture
 def storage(s3_url: str, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    """Storage behind the proxy, with one file in it and little patience."""
+    """Storage behind the proxy, with one file and short timeouts."""
     Storage(s3_url).write_bytes("a.bin", b"before" * 1000)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     monkeypatch.setattr("tests.chaos.fault_proxy.STALL_SECONDS", 0.6)
     proxy.requests.clear()
-    patience = {"connect_timeout": 1, "read_timeout": 0.3, "retries": {"total_max_attempts": 2}}
-    return Storage(s3_url, {"config_kwargs": patience})
+    config = {"connect_timeout": 1, "read_timeout": 0.3, "retries": {"total_max_attempts": 2}}
+    return Storage(s3_url, {"config_kwargs": config})
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fault_that_passes_is_never_seen(
+def test_a_transient_fault_is_retried(
     storage: Storage, proxy: FaultProxy, s3_url: str, kind: Kind
 ) -> None:
     def first(request: Request) -> Fault | None:
@@ -39,16 +42,19 @@ def test_a_fault_that_passes_is_never_seen(
     assert storage.read_bytes("a.bin") == b"after" * 1000
 
 
-SLOW = {"stall": [pytest.mark.slow]}  # every attempt waits for its time-out
+SLOW = {"stall": [pytest.mark.slow]}  # every attempt waits for its timeout
 
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=SLOW.get(k, [])) for k in KINDS])
-def test_a_fault_that_stays_is_a_sentence_and_may_be_tried_again(
+def test_a_permanent_fault_is_a_clear_error_that_may_be_retried(
     storage: Storage, proxy: FaultProxy, kind: Kind
 ) -> None:
     proxy.decide = lambda _: Fault(kind)
-    actions = [lambda: storage.read_bytes("a.bin"), lambda: storage.write_bytes("a", b"1")]
-    if kind in ("cut", "stall"):  # an upload's answer has no body to cut; stalling takes long
+    actions: list[Callable[[], object]] = [
+        lambda: storage.read_bytes("a.bin"),
+        lambda: storage.write_bytes("a", b"1"),
+    ]
+    if kind in ("half response", "stall"):  # responses to uploads have no body; stalls are slow
         actions.pop()
     for action in actions:
         with pytest.raises(TransientError) as raised:
@@ -68,12 +74,12 @@ def test_a_fault_that_stays_is_a_sentence_and_may_be_tried_again(
         (404, "NoSuchBucket", "there is no bucket 'datasets'"),
     ],
 )
-def test_what_no_other_try_helps_is_said_at_once(
+def test_an_error_that_no_retry_can_fix_is_raised_at_once(
     storage: Storage, proxy: FaultProxy, status: int, code: str, words: str
 ) -> None:
-    proxy.decide = lambda _: Fault("answer", (status, code, "no"))
+    proxy.decide = lambda _: Fault("error", (status, code, "no"))
     with pytest.raises(StorageError) as raised:
-        storage.check_writable()
+        check_writable(storage)
     assert words in str(raised.value)
     assert not isinstance(raised.value, TransientError)
     assert len(proxy.requests) <= 2
@@ -82,20 +88,20 @@ def test_what_no_other_try_helps_is_said_at_once(
 @pytest.mark.usefixtures("storage")
 def test_a_file_is_read_with_one_request(s3_url: str, proxy: FaultProxy) -> None:
     proxy.decide = lambda _: None
-    patient = Storage(s3_url)
-    assert patient.read_bytes("a.bin") == b"before" * 1000
-    assert patient.read_bytes_if_any("a.bin") == b"before" * 1000
-    assert patient.read_bytes_if_any("b.bin") is None
+    storage = Storage(s3_url)
+    assert storage.read_bytes("a.bin") == b"before" * 1000
+    assert storage.read_bytes_if_any("a.bin") == b"before" * 1000
+    assert storage.read_bytes_if_any("b.bin") is None
     assert [request.method for request in proxy.requests] == 3 * ["GET"]
 
 
-def test_a_read_only_key_is_known_before_any_work(
+def test_a_read_only_key_is_an_error_before_any_work(
     storage: Storage, proxy: FaultProxy, s3_server: S3Server
 ) -> None:
     def read_only(request: Request) -> Fault | None:
         denied = (403, "AccessDenied", "no")
-        return Fault("answer", denied) if request.method in ("PUT", "POST", "DELETE") else None
+        return Fault("error", denied) if request.method in ("PUT", "POST", "DELETE") else None
 
     proxy.decide = read_only
     with pytest.raises(StorageError, match="Cannot write to s3://.* denies access"):
-        storage.check_writable()
+        check_writable(storage)

@@ -1,4 +1,4 @@
-"""A tiny stack of models and one real Prefect server for all tests of the flow."""
+"""Tiny models and one real Prefect server for all tests of the flow."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import PACKAGED
-from flows.embedded import set_up_prefect
-from tests.tiny_run import TABLE
-from tests.tiny_stack import write_tiny_stack
+from flows.cli.options import PACKAGED
+from flows.prefect_settings import set_up_prefect
+from tests.support.tiny_run import TABLE
+from tests.support.tiny_stack import write_tiny_stack
 
-set_up_prefect(os.environ)  # before anything imports prefect
+set_up_prefect(os.environ)  # before prefect is imported
 
 
 @pytest.fixture(scope="session")
 def tiny_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tiny random models."""
+    """Folder of tiny random models."""
     return write_tiny_stack(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
-    """An embedded Prefect server with a database of its own."""
+    """An embedded Prefect server with its own database."""
     from prefect.testing.utilities import prefect_test_harness
 
     with prefect_test_harness(server_startup_timeout=240):
@@ -41,7 +41,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings(tiny_stack: Path, table: Path) -> dict[str, object]:
-    """Settings of a small run, without its output."""
+    """Settings of a small run, without the output."""
     return {
         "name": "tiny",
         "seed": 3,
@@ -56,7 +56,7 @@ def settings(tiny_stack: Path, table: Path) -> dict[str, object]:
 
 @pytest.fixture
 def ray_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's workers import this tree, and are given time to start on a busy machine."""
+    """Ray's workers import this tree, and have time to start on a busy machine."""
     monkeypatch.setenv("PYTHONPATH", str(PACKAGED.parent))
     monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")

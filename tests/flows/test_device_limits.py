@@ -1,4 +1,4 @@
-"""One heavy task a device across runs: global concurrency limits of a real Prefect server."""
+"""One heavy task per device across runs, by global concurrency limits of a real Prefect server."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny_run import configure
+from tests.support.tiny_run import configure
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 CPU = torch.device("cpu")
 
 
-def test_another_run_waits_until_the_device_is_given_back() -> None:
-    from tasks.devices_in_turn import limited_across_runs
+def test_another_run_waits_until_the_device_is_released() -> None:
+    from tasks.runtime.device_locks import limited_across_runs
 
     inside, events = threading.Event(), []
 
@@ -37,14 +37,14 @@ def test_another_run_waits_until_the_device_is_given_back() -> None:
     assert events == ["first", "other"]
 
 
-def test_a_run_takes_the_limit_of_its_device_and_gives_it_back(
+def test_a_run_holds_the_limit_of_its_device_and_releases_it(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
     from prefect.client.orchestration import get_client
 
     from flows.generate_dataset import generate_dataset
-    from tasks.devices_in_turn import limit_name
-    from tasks.progress import Step, listener
+    from tasks.runtime.device_locks import limit_name
+    from tasks.runtime.events import Step, listener
 
     name = limit_name(socket.gethostname(), CPU)
     taken: list[int] = []

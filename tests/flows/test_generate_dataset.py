@@ -1,4 +1,4 @@
-"""The whole flow on tiny models and a real Prefect server: complete, repeatable, resumable."""
+"""The whole flow on tiny models and a real Prefect server: complete, reproducible, resumable."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from rudalle_lib.dataset.lease import hold
+from rudalle_lib.dataset.lease_files import read_lease
 from rudalle_lib.errors import LeaseError, LeaseLostError, ShardError
-from rudalle_lib.lease import hold, read_lease
-from rudalle_lib.records import RunManifest
-from rudalle_lib.storage import Storage
-from tasks.progress import Planned, ShardFinished, listener
-from tests.tiny_run import configure, contents, snapshot
-from tests.tiny_stack import SIDE
+from rudalle_lib.schema.records import RunManifest
+from rudalle_lib.storage.storage import Storage
+from tasks.runtime.events import Planned, Selected, ShardFinished, listener
+from tests.support.tiny_run import block_stage, configure, contents, snapshot
+from tests.support.tiny_stack import SIDE
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -40,14 +41,15 @@ def run(settings: dict[str, object], output: Path, **changes: object) -> RunMani
 def output(
     prefect_server: None, settings: dict[str, object], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A finished run that tests only look at."""
+    """The output of a finished run; tests only read it."""
     folder = tmp_path_factory.mktemp("run") / "out"
     run(settings, folder)
     return folder
 
 
 def read(folder: Path) -> pa.Table:
-    return pa.concat_tables(pq.read_table(path) for path in sorted(folder.glob("*.parquet")))
+    tables = [pq.read_table(path) for path in sorted(folder.glob("*.parquet"))]
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def metadata(output: Path) -> list[dict[str, Any]]:
@@ -80,7 +82,7 @@ def test_the_best_of_each_prompt_are_published(output: Path) -> None:
     assert {row["rank"] for row in metadata(output)} == {1, 2}
 
 
-def test_published_files_are_what_their_rows_say(output: Path) -> None:
+def test_published_files_match_their_rows(output: Path) -> None:
     for row in metadata(output):
         content = (output / row["path"]).read_bytes()
         assert hashlib.sha256(content).hexdigest() == row["sha256"]
@@ -90,14 +92,14 @@ def test_published_files_are_what_their_rows_say(output: Path) -> None:
     assert on_disk == {row["path"] for row in metadata(output)}
 
 
-def test_columns_of_the_table_pass_through_and_overrides_are_recorded(output: Path) -> None:
+def test_columns_of_the_table_are_copied_and_overrides_are_recorded(output: Path) -> None:
     by_text = {row["text"]: row for row in metadata(output)}
     assert by_text["чёрный квадрат на белом фоне"]["theme"] == "malevich"
     assert by_text["синий крест на бежевом фоне"]["top_p"] == 0.5
     assert {row["lang"] for row in by_text.values()} == {"ru"}
 
 
-def test_the_report_tells_the_totals(output: Path) -> None:
+def test_the_report_has_the_totals(output: Path) -> None:
     run_json = json.loads((output / "run.json").read_text())
     totals = run_json["totals"]
     assert (totals["prompts"], totals["images"], totals["kept"], totals["shards"]) == (5, 15, 8, 3)
@@ -109,7 +111,7 @@ def test_the_report_tells_the_totals(output: Path) -> None:
     assert all(f"../{row['path']}" in page for row in metadata(output))
 
 
-def test_two_runs_give_the_same_bytes(
+def test_two_runs_make_identical_files(
     output: Path, settings: dict[str, object], tmp_path: Path
 ) -> None:
     run(settings, tmp_path / "again")
@@ -120,10 +122,10 @@ def test_two_runs_give_the_same_bytes(
     ).read_bytes()
 
 
-def test_another_shard_and_batch_size_gives_the_same_tokens_and_pictures(
-    output: Path, settings: dict[str, object], tmp_path: Path
+def test_shard_and_batch_size_do_not_change_tokens_and_images(
+    output: Path, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    prompts = {**settings["prompts"], "shard_size": 64}  # type: ignore[dict-item]
+    prompts = {**settings["prompts"], "shard_size": 64}
     run(settings, tmp_path / "one", prompts=prompts, generate={"batch_size": 3})
     first, second = (
         {row["image_id"]: row["tokens"] for row in read(folder / "stages" / "generate").to_pylist()}
@@ -147,7 +149,7 @@ def test_a_second_run_writes_nothing(settings: dict[str, object], tmp_path: Path
     assert {path for path in changed if path.startswith("rejects/0")} == set()
 
 
-def test_another_threshold_runs_no_network_again(
+def test_another_threshold_runs_only_the_upscaler_again(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -167,27 +169,28 @@ def test_another_threshold_runs_no_network_again(
     assert len(metadata(out)) == 12
 
 
-def test_a_grown_table_makes_only_what_is_new(
-    settings: dict[str, object], table: Path, tmp_path: Path
+def test_a_grown_table_adds_only_new_files(
+    settings: dict[str, Any], table: Path, tmp_path: Path
 ) -> None:
     out, grown = tmp_path / "out", tmp_path / "grown.csv"
     run(settings, out)
     before = contents(out, "data", "plan")
     grown.write_text(table.read_text() + "белый круг на чёрном фоне,,,,new\n", encoding="utf-8")
-    prompts = {**settings["prompts"], "uri": str(grown)}  # type: ignore[dict-item]
+    prompts = {**settings["prompts"], "uri": str(grown)}
     manifest = run(settings, out, prompts=prompts)
     assert manifest.totals.prompts == 6
     after = contents(out, "data", "plan")
+    listed = "data/images/metadata.parquet"  # of the report: lists all images
+    assert before.pop(listed) != after[listed]
     assert before.items() <= after.items()
-    assert len(after) == len(before) + 2 + 2  # a plan, a metadata file, two images
+    assert len(after) - 1 == len(before) + 2 + 2  # a plan, a metadata file, two images
 
 
 def test_a_failed_shard_is_reported_and_the_others_finish(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    blocked = out / "stages" / "decode" / "00001.parquet"
-    (blocked / "in the way").mkdir(parents=True)
+    blocked = block_stage(configure(settings, out), "decode", 1)
     with pytest.raises(ShardError, match=r"1 of 3 shards failed.*\nshard 00001, decode: "):
         run(settings, out)
     assert sorted(path.name for path in (out / "shards").iterdir()) == ["00000.json", "00002.json"]
@@ -198,18 +201,50 @@ def test_a_failed_shard_is_reported_and_the_others_finish(
     assert run(settings, out).totals.shards == 3
 
 
-def test_a_run_in_which_everything_fails_stops_early(
+def test_rules_across_shards_decide_when_all_are_scored(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    out, events = tmp_path / "out", list[object]()
+    rules = {"rules": [{"keep_best": 2, "per": "theme"}, {"keep_best": 3, "per": "dataset"}]}
+    changes: dict[str, Any] = {"score": {"keep_best": None}, "select": rules}
+    blocked = block_stage(configure(settings, out, **changes), "decode", 1)
+    with pytest.raises(ShardError, match=r"1 of 3 shards failed.*\nshard 00001, decode: "):
+        run(settings, out, **changes)
+    assert {path.name for path in (out / "shards").iterdir()} == {"00000.json", "00002.json"}
+    (blocked / "in the way").rmdir()
+    blocked.rmdir()
+
+    token = listener.set(events.append)
+    try:
+        manifest = run(settings, out, **changes)
+    finally:
+        listener.reset(token)
+    assert manifest.totals.kept == len(metadata(out)) == 3
+    kinds = [type(event) for event in events]
+    assert ShardFinished not in kinds[: kinds.index(Selected)]
+    (chosen,) = (event for event in events if isinstance(event, Selected))
+    same = manifest.totals.rejected.get("same_image", 0)
+    assert (chosen.images, chosen.kept) == (manifest.totals.images - same, 3)
+    assert 1 in chosen.prompts
+    assert run(settings, out, **changes) == manifest
+    whole = tmp_path / "whole"
+    run(settings, whole, **changes)
+    drawn = [{row["image_id"]: row["sha256"] for row in metadata(one)} for one in (out, whole)]
+    assert drawn[0] == drawn[1]
+
+
+def test_a_run_with_a_high_failure_rate_stops_early(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
     table, out = tmp_path / "many.csv", tmp_path / "out"
     table.write_text("prompt\n" + "".join(f"{n} кругов\n" for n in range(12)), encoding="utf-8")
+    changes = {"prompts": {"uri": str(table), "shard_size": 1}, "generate": {"images": 1}}
     for shard in range(2, 12):
-        (out / "stages" / "translate" / f"{shard:05d}.parquet" / "in the way").mkdir(parents=True)
-    prompts = {"uri": str(table), "shard_size": 1}
+        block_stage(configure(settings, out, **changes), "translate", shard)
     with pytest.raises(ShardError) as raised:
-        run(settings, out, prompts=prompts, generate={"images": 1})
+        run(settings, out, **changes)
     first, second, *failed = str(raised.value).splitlines()
-    assert re.match(r"Stopped early, \d shards not tried: \d\d% of the work of the last", first)
+    assert re.match(r"Stopped early, \d shards not started: \d\d% of the work of the last", first)
     assert "runtime.max_failed_share allows 50%" in first
     assert second.startswith(f"{len(failed)} of ") and 3 <= len(failed) < 10
     assert sorted(path.name for path in (out / "shards").iterdir()) == ["00000.json", "00001.json"]
@@ -221,20 +256,20 @@ def test_the_first_shard_is_published_while_later_ones_wait(
 ) -> None:
     table, out = tmp_path / "six.csv", tmp_path / "out"
     table.write_text("prompt\n" + "".join(f"{n} кругов\n" for n in range(6)), encoding="utf-8")
-    begun: list[int] = []
+    started: list[int] = []
 
-    def look(event: object) -> None:
+    def count(event: object) -> None:
         if isinstance(event, ShardFinished):
-            begun.append(len(list((out / "stages" / "translate").glob("*.parquet"))))
+            started.append(len(list((out / "stages" / "translate").glob("*.parquet"))))
 
-    token = listener.set(look)
+    token = listener.set(count)
     try:
         prompts = {"uri": str(table), "shard_size": 1}
         run(settings, out, prompts=prompts, generate={"images": 1})
     finally:
         listener.reset(token)
-    assert len(begun) == 6
-    assert all(count <= 2 + finished for finished, count in enumerate(begun))
+    assert len(started) == 6
+    assert all(count <= 2 + finished for finished, count in enumerate(started))
 
 
 def test_without_an_upscaler_images_are_published_as_drawn(
@@ -250,7 +285,7 @@ def test_without_an_upscaler_images_are_published_as_drawn(
     assert all(opened(out / row["path"]).format == "WEBP" for row in rows)
 
 
-def test_a_run_on_s3_gives_the_same_pictures_as_one_on_disk(
+def test_a_run_on_s3_makes_the_same_images_as_one_on_disk(
     output: Path, settings: dict[str, object], s3_url: str
 ) -> None:
     from flows.generate_dataset import generate_dataset
@@ -265,18 +300,18 @@ def test_a_run_on_s3_gives_the_same_pictures_as_one_on_disk(
     assert generate_dataset(config) == manifest
 
 
-def test_a_second_run_at_once_is_refused_and_writes_nothing(
+def test_a_concurrent_run_is_an_error_and_writes_nothing(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     with hold(Storage(str(out)), 60):
-        with pytest.raises(LeaseError, match="Another run writes to .*last sign of life"):
+        with pytest.raises(LeaseError, match="Another run writes to .*renewed .* ago"):
             run(settings, out)
         assert [path for path in snapshot(out) if not path.startswith("lease/")] == []
     assert run(settings, out).totals.kept == 8
 
 
-def test_a_run_that_lost_its_lease_publishes_nothing_more(
+def test_a_run_that_loses_its_lease_stops_publishing(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -298,7 +333,7 @@ def test_a_run_that_lost_its_lease_publishes_nothing_more(
     assert not (out / "run.json").exists()
 
 
-def test_a_terminated_run_frees_its_lease(settings: dict[str, object], tmp_path: Path) -> None:
+def test_a_terminated_run_releases_its_lease(settings: dict[str, object], tmp_path: Path) -> None:
     from prefect.exceptions import TerminationSignal
 
     out = tmp_path / "out"

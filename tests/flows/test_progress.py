@@ -1,114 +1,78 @@
-"""What is shown of a run: bars in a terminal, plain lines elsewhere."""
+"""The progress of a run, as its events tell it."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
+from dataclasses import replace
 
-import pytest
-from rich.console import Console
-
-from flows.progress import Bars, Lines, Pace, ShardProgress, View, counted, make_view, plan_lines
-from rudalle_lib.planning import Plan
-from rudalle_lib.records import DataFile, ShardManifest, ShardSpec, StageArtifact
-from rudalle_lib.stages import STAGES
-from tasks.progress import Event, Planned, ShardFailed, ShardFinished, Step
-
-SHARDS = tuple(ShardSpec(index, f"plan/{index:05d}.parquet", 2) for index in range(2))
-PLAN = Plan(
-    shards=SHARDS,
-    new_shards=(1,),
-    new_prompts=2,
-    new_images=8,
-    table="prompts.csv",
-    rows=7,
-    rejected={"duplicate": 1, "empty_prompt": 2},
-    removed=0,
-)
-MANIFEST = ShardManifest(
-    index=0,
-    fingerprint="f",
-    config_digest="c",
-    prompts=2,
-    images=8,
-    kept=3,
-    rejected={"not_in_best_k": 5},
-    image_bytes=10,
-    metadata=DataFile("data/metadata/00000.parquet", 1, ""),
-    rejects=None,
-    stages={"generate": StageArtifact("u", "f", 8, 1.25)},
-    finished="",
-)
-EVENTS: tuple[Event, ...] = (
-    Planned(PLAN, 2),
-    Step("generate", 0, 1, 4),
-    ShardFinished(MANIFEST),
-    ShardFailed(1, "decode: [bold]no[/bold]"),
-)
+from flows.progress import RunProgress, RunRate, ShardProgress, messages, plan_lines
+from rudalle_lib.pipeline.stages import STAGE_NAMES
+from rudalle_lib.schema.records import StageArtifact
+from tasks.runtime.events import Noticed, Planned, ShardFailed, ShardFinished, Step
+from tests.support.run_events import MANIFEST, PLAN
 
 
-def show(make: Callable[[Console], View], terminal: bool, *events: Event) -> str:
-    screen = io.StringIO()
-    with make(Console(file=screen, force_terminal=terminal, width=120)) as view:
-        for event in events:
-            view(event)
-    return screen.getvalue()
-
-
-def test_plain_lines_say_the_plan_every_shard_and_why_one_failed() -> None:
-    assert show(lambda console: Lines(console, clock=lambda: 0.0), False, *EVENTS).splitlines() == [
-        "4 prompts in 2 shards, 2 new; 2 shards to do",
-        "3 rows of the table rejected: 2 empty_prompt, 1 duplicate",
-        "shard 00000: 3 of 8 images kept, 5 rows set aside, 1.2 s; 1 of 2 shards",
-        "shard 00001 failed: decode: [bold]no[/bold]",
-    ]
-
-
-def test_a_long_stage_gives_a_sign_of_life_every_half_minute() -> None:
-    times = iter([0.0, 10.0, 31.0, 31.0, 40.0])
-    steps = [Step("generate", 0, done, 4) for done in (1, 2, 3)]
-    shown = show(lambda console: Lines(console, clock=lambda: next(times)), False, *steps)
-    assert shown.splitlines() == ["shard 00000: generate 50%"]
-
-
-def test_bars_show_every_stage_and_count_images() -> None:
-    shown = show(lambda console: Bars(console, STAGES), True, *EVENTS)
-    assert all(stage in shown for stage in STAGES)
-    assert "3 of 8 images kept, 5 set aside" in shown
-    assert "decode: [bold]no[/bold]" in shown
-
-
-def test_pace_and_what_is_left_follow_from_what_is_done() -> None:
+def test_a_run_that_draws_nothing_has_no_rate() -> None:
+    stages = {
+        "generate": replace(MANIFEST.stages["generate"], until="2021-11-02T00:00:00+00:00"),
+        "publish": StageArtifact("u", "f", 3, 0.5),
+    }
+    published = replace(MANIFEST, stages=stages, finished="2999-01-01T00:00:00+00:00")
     times = iter([100.0])
-    pace = Pace(lambda: next(times, 104.0))
-    pace.plan(3)
-    pace.finish(MANIFEST)
-    assert pace.counts() == "3 of 8 images kept, 5 set aside, 2.0 images/s"
-    assert pace.rest() == "1 of 3 shards, 2.0 images/s, about 8.0 s left"
-    pace.finish(None)
-    assert pace.rest() == "2 of 3 shards, 2.0 images/s, about 2.0 s left"
+    rate = RunRate(lambda: next(times, 104.0))
+    rate.start(3)
+    rate.record(published)
+    assert rate.image_summary() == "3 of 8 images kept, 5 rejected"
+    assert rate.shard_summary() == "1 of 3 shards"
+    assert rate.seconds(published) == 0.5
+    rate.record(MANIFEST)
+    assert rate.image_summary() == "6 of 16 images kept, 10 rejected, 2.0 images/s"
 
 
-def test_nothing_to_do_draws_no_bars() -> None:
-    shown = show(lambda console: Bars(console, STAGES), True, Planned(PLAN, 0))
-    assert "nothing to do" in shown and "translate" not in shown
+def test_the_rate_follows_from_finished_shards() -> None:
+    times = iter([100.0])
+    rate = RunRate(lambda: next(times, 104.0))
+    rate.start(3)
+    rate.record(MANIFEST)
+    assert rate.image_summary() == "3 of 8 images kept, 5 rejected, 2.0 images/s"
+    assert rate.shard_summary() == "1 of 3 shards, 2.0 images/s"
+    rate.record(None)
+    assert rate.shard_summary() == "2 of 3 shards, 2.0 images/s"
 
 
-def test_a_step_tells_that_the_stages_before_it_are_over() -> None:
-    progress = ShardProgress(STAGES)
-    progress.step(Step("decode", 7, 1, 4))
-    assert [progress.of(stage) for stage in STAGES] == [1, 1, 0.25, 0, 0, 0, 0]
+def test_a_step_completes_the_earlier_stages_of_its_shard() -> None:
+    progress = ShardProgress(STAGE_NAMES)
+    progress.update(Step("decode", 7, 1, 4))
+    assert [progress.completed(stage) for stage in STAGE_NAMES] == [1, 1, 0.25, 0, 0, 0, 0]
     progress.finish(7)
-    progress.step(Step("translate", 8, 0, 0))
-    assert [progress.of(stage) for stage in STAGES] == [1] * len(STAGES)
+    progress.update(Step("translate", 8, 0, 0))
+    assert [progress.completed(stage) for stage in STAGE_NAMES] == [1] * len(STAGE_NAMES)
 
 
-@pytest.mark.parametrize(("terminal", "kind"), [(True, Bars), (False, Lines)])
-def test_the_view_fits_where_it_is_shown(terminal: bool, kind: type[View]) -> None:
-    console = Console(file=io.StringIO(), force_terminal=terminal)
-    assert isinstance(make_view(console, {"cutout"}), kind)
-
-
-def test_numbers_and_nouns_agree() -> None:
-    assert [counted(n, "shard") for n in (0, 1, 2000)] == ["0 shards", "1 shard", "2,000 shards"]
+def test_plan_lines_mention_removed_prompts() -> None:
     assert plan_lines(PLAN, 1)[0].endswith("1 shard to do")
+    lines = plan_lines(replace(PLAN, removed=1_000), 0)
+    assert lines[-1] == "1,000 planned prompts no longer in the prompt table; their images are kept"
+
+
+def test_events_move_shards_images_and_the_time_left_together() -> None:
+    now = [0.0]
+    progress = RunProgress(["generate", "publish"], lambda: now[0])
+    assert progress.time_left() == ""
+    progress.note(Planned(PLAN, 2, {0: 2, 1: 2}))
+    for now[0], done in ((5.0, 1), (10.0, 2)):
+        progress.note(Step("generate", 0, done, 4))
+    assert progress.shards.completed("generate") == 0.5
+    assert progress.time_left().startswith("about ")
+    progress.note(ShardFinished(MANIFEST))
+    progress.note(ShardFailed(1, "decode: no"))
+    assert progress.shards.completed("publish") == 2 and progress.time_left() == ""
+    assert progress.rate.shard_summary() == "2 of 2 shards, 0.8 images/s"
+
+
+def test_messages_have_the_colour_of_what_they_say() -> None:
+    found = [messages(event) for event in (Noticed("odd"), ShardFailed(3, "decode: no"))]
+    assert [(line.plain, line.style) for (line,) in found] == [
+        ("odd", "yellow"),
+        ("shard 00003 failed: decode: no", "red"),
+    ]
+    assert messages(Step("generate", 0, 1, 2)) == messages(ShardFinished(MANIFEST)) == []

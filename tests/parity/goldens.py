@@ -1,4 +1,4 @@
-"""Reading golden files: what the reference was given, what it answered, and with which weights."""
+"""Read golden files, which hold the inputs, outputs and weights of a reference network."""
 
 from __future__ import annotations
 
@@ -14,24 +14,32 @@ from torch import Tensor
 from tests.parity.random_weights import random_state
 
 GOLDENS = Path(__file__).resolve().parent.parent / "data" / "parity"
+"""Folder of the golden files."""
 
 
 @dataclass(frozen=True)
 class Golden:
-    """One golden file."""
+    """The content of a golden file.
+
+    Args:
+        shapes: shape of each tensor of the reference's state dict.
+        config: architecture and other settings.
+        tensors: inputs, outputs and constants.
+    """
 
     shapes: dict[str, list[int]]
     config: dict[str, Any]
     tensors: dict[str, Tensor]
 
     def __getitem__(self, name: str) -> Tensor:
+        """Return the tensor with this name."""
         return self.tensors[name]
 
     def state(self, seed: int) -> dict[str, Tensor]:
-        """The reference's state dict: random weights, and the constants kept in the file."""
+        """Return the reference's state dict: random weights, and constants from the file."""
         stored = {key: value for key, value in self.tensors.items() if key in self.shapes}
-        drawn = {key: shape for key, shape in self.shapes.items() if key not in stored}
-        return {**random_state(drawn, seed), **stored}
+        random_shapes = {key: shape for key, shape in self.shapes.items() if key not in stored}
+        return {**random_state(random_shapes, seed), **stored}
 
 
 def load_golden(name: str) -> Golden:
@@ -43,8 +51,8 @@ def load_golden(name: str) -> Golden:
     return Golden(texts["shapes"], texts["config"], tensors)
 
 
-def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
-    """Equal shapes, and no value farther off than the tolerance."""
-    assert found.shape == expected.shape
-    worst = (found - expected).abs().max().item()
-    assert worst <= tolerance, f"farthest value is {worst:.2e} off"
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-4) -> None:
+    """Check that shapes are equal and that all differences are within the tolerance."""
+    assert actual.shape == expected.shape
+    largest = (actual - expected).abs().max().item()
+    assert largest <= tolerance, f"largest difference is {largest:.2e}, expected {tolerance:.2e}"

@@ -1,18 +1,18 @@
 """Make tests/data/parity/dalle_{v2,v3}.bin, *_outputs.pt, *_forced.pt with rudalle 1.1.3.
 
-Run in an environment of the reference's own, from the root of the repository:
+Run this in a separate environment for the reference, from the root of the repository:
 
     pip install --no-deps rudalle==1.1.3
     pip install torch transformers einops more_itertools matplotlib tqdm huggingface_hub Pillow
-    python tests/parity/make_goldens_dalle.py
+    python -m tests.parity.make_goldens_dalle
 
-The checkpoints are random and shrunken, in the layout of the published files (a pickled state
-dict, mask buffers included). The outputs are what the original makes of them: logits, the training
-loss, and pictures with their ppl from the original's own sampling loop, given our noise: drawn
-freely, and from an image prompt.
+The checkpoints are random and small, in the layout of the published files (a pickled state dict
+with mask buffers). The outputs of the original are logits, the training loss, and images with their
+ppl from its sampling loop with our noise, with and without an image prompt.
 """
 
-import sys
+from __future__ import annotations
+
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,15 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-import peer_stand_ins  # noqa: E402
+from tests.parity import peer_stand_ins
 
 peer_stand_ins.install()
 
 from rudalle import pipelines  # noqa: E402
 from rudalle.dalle.model import DalleModel  # noqa: E402
 
-from rudalle_lib.noise import gumbel_noise  # noqa: E402
+from rudalle_lib.generation.noise import gumbel_noise  # noqa: E402
 
 FOLDER = Path(__file__).parents[1] / "data" / "parity"
 ARCHITECTURE = dict(
@@ -42,12 +41,14 @@ ARCHITECTURE = dict(
     image_height=12,
     image_width=12,
 )
+"""Sizes of the networks."""
+
 SAMPLING = dict(temperature=1.1, top_k=12, top_p=0.9)
 TEXTS = [[2, 9, 27, 14, 5, 3, 0, 0], [2, 28, 6, 0, 11, 29, 8, 12]]
 
 
 def build(version: str) -> Any:
-    """A small reference network whose norms and biases matter too."""
+    """Build a small reference network with random weights, norms and biases."""
     torch.manual_seed({"v2": 2, "v3": 3}[version])
     size = SimpleNamespace(**ARCHITECTURE)
     model = DalleModel(
@@ -74,10 +75,18 @@ def build(version: str) -> Any:
 def draw(
     model: Any, text: Tensor, seed: int, forced: dict[int, int] | None = None
 ) -> tuple[Tensor, float]:
-    """The original's sampling loop: image tokens [H * W] and its ppl.
+    """Run the original's sampling loop.
 
-    Its filter is the one place where noise can be handed in: all but the winner are dropped there.
-    `forced` are the tokens of an image prompt, by number; they do not pass the filter.
+    Its filter is the only place where noise can be passed in: the filter drops all but the winner.
+
+    Args:
+        model: the reference network.
+        text: ids of the prompt, int64 [T].
+        seed: seed of the noise.
+        forced: tokens of an image prompt by position, which are not filtered.
+
+    Returns:
+        Image tokens, int64 [H * W], and their ppl.
     """
     prompt, image_prompts = torch.zeros(1, model.image_seq_length, dtype=torch.int64), None
     if forced is not None:
@@ -110,10 +119,10 @@ def draw(
 
 @torch.no_grad()
 def outputs(model: Any) -> dict[str, Any]:
-    """All that the parity test compares."""
+    """Return the outputs that the parity test compares."""
     text = torch.tensor(TEXTS)
-    cells = model.image_seq_length
-    image = torch.randint(0, ARCHITECTURE["image_vocab_size"], (len(TEXTS), cells))
+    image_length = model.image_seq_length
+    image = torch.randint(0, ARCHITECTURE["image_vocab_size"], (len(TEXTS), image_length))
     tokens = torch.cat((text, image), dim=1)
     mask = torch.ones(len(TEXTS), 1, tokens.shape[1], tokens.shape[1]).tril()
     logits, _ = model(tokens, mask)
@@ -132,15 +141,15 @@ def outputs(model: Any) -> dict[str, Any]:
 
 @torch.no_grad()
 def forced_outputs(model: Any) -> dict[str, Tensor]:
-    """Pictures that begin from an image prompt: three rows above, two columns on the left."""
+    """Return images with an image prompt of three rows at the top and two columns on the left."""
     width = ARCHITECTURE["image_width"]
-    cells = range(model.image_seq_length)
-    border = [cell for cell in cells if cell // width < 3 or cell % width < 2]
-    given = torch.full((len(TEXTS), len(cells)), -1)
+    positions = range(model.image_seq_length)
+    border = [at for at in positions if at // width < 3 or at % width < 2]
+    given = torch.full((len(TEXTS), len(positions)), -1)
     torch.manual_seed(4)
     given[:, border] = torch.randint(0, ARCHITECTURE["image_vocab_size"], (len(TEXTS), len(border)))
     drawn = [
-        draw(model, row, seed, {cell: int(given[seed, cell]) for cell in border})
+        draw(model, row, seed, {at: int(given[seed, at]) for at in border})
         for seed, row in enumerate(torch.tensor(TEXTS))
     ]
     ppl = torch.tensor([ppl for _, ppl in drawn])

@@ -1,6 +1,6 @@
-"""Makes the golden outputs of the reference's image prompts: which tokens are forced, and to what.
+"""Make the golden outputs of the reference's image prompts: which tokens are forced, and to what.
 
-Runs as `make_goldens_vision` does, with the same shrunken VQ-GAN and weights:
+Run this in the environment of `make_goldens_vision`. It uses the same small VQ-GAN and weights:
 
     python -m tests.parity.make_goldens_image_prompts
 """
@@ -11,14 +11,17 @@ import torch
 from torch import Tensor
 
 from tests.parity import peer_stand_ins
-from tests.parity.make_goldens_vision import CODES, VQGAN, fill, random_picture, save
+from tests.parity.make_goldens_vision import CODES, VQGAN, fill, random_image, save
 
 SIDE = 64
+"""Side of the image in pixels."""
+
 BORDERS = [
     {"up": 3, "down": 0, "left": 0, "right": 0},
     {"up": 0, "down": 2, "left": 1, "right": 0},
     {"up": 2, "down": 1, "left": 3, "right": 2},
 ]
+"""Borders of the image prompts, in tokens."""
 
 
 def main() -> None:
@@ -33,19 +36,19 @@ def main() -> None:
     parameters = {"ddconfig": VQGAN, "n_embed": CODES, "embed_dim": 32, "kl_weight": 1e-8}
     vae = VQGanGumbelVAE(OmegaConf.create({"model": {"params": parameters}})).eval()
     shapes = fill(vae.model, seed=1)
-    picture = random_picture(SIDE, SIDE)
-    image = Image.fromarray(picture.permute(1, 2, 0).numpy())
-    found: dict[str, Tensor] = {}
+    image = random_image(SIDE, SIDE)
+    pil_image = Image.fromarray(image.permute(1, 2, 0).numpy())
+    outputs: dict[str, Tensor] = {}
     with torch.inference_mode():
         for number, borders in enumerate(BORDERS):
             for crop in (False, True):
-                prompts = ImagePrompts(image, borders, vae, crop_first=crop)
+                prompts = ImagePrompts(pil_image, borders, vae, crop_first=crop)
                 forced = torch.zeros(prompts.image_prompts.shape[1], dtype=torch.bool)
                 forced[sorted(prompts.image_prompts_idx)] = True
-                found[f"forced{number}-{int(crop)}"] = forced
-                found[f"tokens{number}-{int(crop)}"] = prompts.image_prompts[0].long()
+                outputs[f"forced{number}-{int(crop)}"] = forced
+                outputs[f"tokens{number}-{int(crop)}"] = prompts.image_prompts[0].long()
     config = {**VQGAN, "n_embed": CODES, "borders": BORDERS}
-    save("image_prompts", shapes, config=config, picture=picture, **found)
+    save("image_prompts", shapes, config=config, picture=image, **outputs)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Makes the golden outputs of the reference ruCLIP Small.
+"""Make the golden outputs of the reference ruCLIP Small.
 
-The reference was never packaged: it is the folder `deprecated` of github.com/ai-forever/ru-clip,
-which has to lie somewhere as it is. Runs in the environment of the other goldens, from the root of
-the repository:
+The reference was never packaged. It is the folder `deprecated` of github.com/ai-forever/ru-clip, of
+which this needs a checkout. Run it in the environment of the other goldens, from the root of the
+repository:
 
     python -m tests.parity.make_goldens_ruclip_small FOLDER_OF_RU_CLIP
 
-The networks are shrunk by their constructor arguments and get the weights of `random_weights`.
+The networks are made small by constructor arguments and have the weights of `random_weights`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from tests.parity import peer_stand_ins
-from tests.parity.make_goldens_vision import CAPTIONS, GOLDENS, fill, random_picture, save
+from tests.parity.make_goldens_vision import CAPTIONS, GOLDENS, fill, random_image, save
 
 SIZES = dict(
     embed_dim=48, image_resolution=32, vision_layers=2, vision_width=128, vision_patch_size=8,
@@ -29,7 +29,7 @@ SIZES = dict(
 )  # fmt: skip
 GPT2 = dict(vocab_size=300, n_positions=32, n_embd=64, n_layer=2, n_head=4)
 TEXTS = [*CAPTIONS, "Это\tсиний\n\nКвадрат", "1, 2... it's 3!"]
-PICTURE_SIZES = [(48, 48), (32, 32), (20, 20), (20, 45), (90, 30)]
+IMAGE_SIZES = [(48, 48), (32, 32), (20, 20), (20, 45), (90, 30)]
 EOS = 2
 
 
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def make_ruclip_small() -> None:
-    """Ids, pixels and logits through the reference's own functions."""
+    """Write ids, pixels and logits computed by the reference's functions."""
     from deprecated.clip.evaluate.utils import get_text_batch
     from deprecated.clip.model import get_image_batch
     from deprecated.clip.origin.clip import _transform
@@ -54,15 +54,15 @@ def make_ruclip_small() -> None:
     train_tokenizer(folder)
     model = reference_network().eval()
     shapes = fill(model, seed=6)
-    # The reference names these pieces afterwards, which today's transformers counts as new ones.
+    # The reference names these pieces later, but current transformers would add them as new pieces.
     tokenizer = GPT2Tokenizer.from_pretrained(
         folder, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
     )
     args = SimpleNamespace(cpu=True, seq_length=SIZES["context_length"])
     input_ids, mask = get_text_batch(TEXTS, tokenizer, args)
-    arrays = [random_picture(*size).permute(1, 2, 0).numpy() for size in PICTURE_SIZES]
-    pictures = [Image.fromarray(array) for array in arrays]
-    pixels = get_image_batch(pictures, _transform(SIZES["image_resolution"]), args)
+    arrays = [random_image(*size).permute(1, 2, 0).numpy() for size in IMAGE_SIZES]
+    images = [Image.fromarray(array) for array in arrays]
+    pixels = get_image_batch(images, _transform(SIZES["image_resolution"]), args)
     logits, _ = model({"x": pixels}, {"x": input_ids, "attention_mask": mask})
     save(
         "ruclip_small", shapes, config={**SIZES, "texts": TEXTS},
@@ -74,7 +74,7 @@ def make_ruclip_small() -> None:
 
 
 def reference_network() -> Any:
-    """The two towers of the reference in their projections."""
+    """Build the reference: both towers with their projections."""
     from deprecated.clip.model import CLIP, TextEncoder, VisualEncoder
     from deprecated.clip.origin.model import VisualTransformer
     from transformers import GPT2Config, GPT2Model
@@ -91,7 +91,7 @@ def reference_network() -> Any:
 
 
 def train_tokenizer(folder: Path) -> None:
-    """Byte-level pieces over the texts, the special ones where ruGPT-3 has them."""
+    """Train byte-level pieces on the texts, with the special pieces at the ids of ruGPT-3."""
     from tokenizers import ByteLevelBPETokenizer
 
     tokenizer = ByteLevelBPETokenizer(add_prefix_space=False)
@@ -102,27 +102,29 @@ def train_tokenizer(folder: Path) -> None:
 
 
 def install_stand_ins(source: str) -> None:
-    """Make the reference importable: what it imports and these functions do not use is empty."""
+    """Make the reference importable, with empty stand-ins for unused imports."""
     peer_stand_ins.install()
     transforms = sys.modules["torchvision.transforms"]
     for stand_in in (Resize, CenterCrop):
         setattr(transforms, stand_in.__name__, stand_in)
-    for name, contents in {
+    stand_ins: dict[str, dict[str, Any]] = {
         "pymorphy2": {"MorphAnalyzer": object},
         "skimage": {},
         "matplotlib": {},
         "matplotlib.pyplot": {},
         "transformers.file_utils": dict.fromkeys(("cached_path", "hf_bucket_url", "is_remote_url")),
-    }.items():
+    }
+    for name, contents in stand_ins.items():
         module = ModuleType(name)
         vars(module).update(contents)
         sys.modules[name] = module
-    sys.modules["matplotlib"].pyplot = sys.modules["matplotlib.pyplot"]  # type: ignore[attr-defined]
+    matplotlib: Any = sys.modules["matplotlib"]
+    matplotlib.pyplot = sys.modules["matplotlib.pyplot"]
     sys.path.insert(0, source)
 
 
 class Resize:
-    """What torchvision does for one number: the shorter side becomes it."""
+    """torchvision's transform for a single number: resize the shorter side to it."""
 
     def __init__(self, size: int, interpolation: Image.Resampling) -> None:
         self.size, self.interpolation = size, interpolation
@@ -134,7 +136,7 @@ class Resize:
 
 
 class CenterCrop:
-    """What torchvision does for a picture that is large enough."""
+    """torchvision's transform for an image that is large enough."""
 
     def __init__(self, size: int) -> None:
         self.size = size

@@ -1,25 +1,25 @@
 """Make tests/data/parity/tokenizer.{bpe.model,json} with rudalle 1.1.3 and ruclip 0.0.2.
 
-Run in an environment of the references' own, from the root of the repository:
+Run this in a separate environment for the references, from the root of the repository:
 
     pip install --no-deps rudalle==1.1.3 ruclip==0.0.2
-    pip install torch transformers einops more_itertools matplotlib tqdm huggingface_hub Pillow \
+    pip install torch transformers einops more_itertools matplotlib tqdm huggingface_hub Pillow \\
         youtokentome
-    python tests/parity/make_goldens_tokenizer.py
+    python -m tests.parity.make_goldens_tokenizer
 
-A small tokenizer is trained on captions and odd strings; the ids are what the originals make of a
-corpus with odd characters, over-long and empty texts. Their pipelines lower-case and strip a text
-before they encode it, so this does too.
+A small tokenizer is trained on captions and unusual strings. The ids are the output of the
+originals for a corpus with unusual characters, empty texts and texts that are too long. Their
+pipelines lower-case and strip a text before they encode it, so this does too.
 """
+
+from __future__ import annotations
 
 import json
 import random
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-import peer_stand_ins  # noqa: E402
+from tests.parity import peer_stand_ins
 
 peer_stand_ins.install()
 
@@ -43,20 +43,20 @@ ALPHABET = "абвкругё ,.-ABCabc123\u2581\u00a0\t\n😀🎨<>\u0301\ufffd\
 
 
 def captions(count: int, seed: int) -> list[str]:
-    """Captions of the demo in both languages."""
+    """Return captions of the demo in both languages."""
     rng = random.Random(seed)
     kinds = (caption_variant, english_variant)
     return [rng.choice(kinds)(random_scene(rng), rng) for _ in range(count)]
 
 
 def odd_texts(count: int, seed: int) -> list[str]:
-    """Random strings of letters, spaces of many kinds, emoji and control characters."""
+    """Return random strings of letters, different spaces, emoji and control characters."""
     rng = random.Random(seed)
     return ["".join(rng.choices(ALPHABET, k=rng.randrange(60))) for _ in range(count)]
 
 
 def train(path: Path) -> None:
-    """Train a tokenizer that knows captions and some odd characters."""
+    """Train a tokenizer on captions and unusual characters."""
     odd = [text.replace("\n", " ").replace("\x00", "") for text in odd_texts(200, seed=1)]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write("\n".join([*captions(1000, seed=1), *odd]).lower())

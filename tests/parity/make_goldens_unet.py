@@ -1,11 +1,12 @@
-"""Makes the golden outputs of the segmentation network that cuts emoji out.
+"""Make the golden outputs of the segmentation network that cuts out emoji.
 
-Runs as `make_goldens_vision` does, with segmentation-models-pytorch==0.1.3, efficientnet-pytorch
-==0.6.3 (both `--no-deps`), which rudalle 1.1.3 asks for, and opencv-python-headless:
+Run this in the environment of `make_goldens_vision`, with segmentation-models-pytorch==0.1.3 and
+efficientnet-pytorch==0.6.3 (both `--no-deps`), which rudalle 1.1.3 requires, and
+opencv-python-headless:
 
     python -m tests.parity.make_goldens_unet
 
-The network is shrunk by its factors of width and depth and gets the weights of `random_weights`.
+The network is made small by its width and depth factors and has the weights of `random_weights`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from PIL import Image
 
 from tests.parity import peer_stand_ins
-from tests.parity.make_goldens_vision import fill, random_picture, save
+from tests.parity.make_goldens_vision import fill, random_image, save
 
 NAME = "efficientnet-b5"
 WIDTH, DEPTH = 0.25, 0.4
@@ -27,11 +28,11 @@ DECODER_CHANNELS = (24, 16, 12, 8, 8)
 SEED = 8
 NOT_NEEDED = """dpn vgg senet densenet inceptionresnetv2 inceptionv4 mobilenet xception resnet
 timm_efficientnet timm_resnest timm_res2net timm_regnet timm_sknet"""
-"""Encoders whose modules import what does not exist any more."""
+"""Encoders whose modules import names that no longer exist."""
 
 
 class NoEncoders(ModuleType):
-    """A module in which every name is an empty table of encoders."""
+    """A module in which all names are empty tables of encoders."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -45,12 +46,12 @@ def main() -> None:
     peer_stand_ins.install()
     model = reference_network().eval()
     shapes = fill(model, SEED)
-    picture = random_picture(64, 96)
+    image = random_image(64, 96)
     from rudalle.pipelines import convert_emoji_to_rgba
 
-    small = random_picture(40, 40)
-    image = Image.fromarray(small.permute(1, 2, 0).numpy())
-    (sticker,), (way,) = convert_emoji_to_rgba([image], model, score_thr=0.0)
+    small = random_image(40, 40)
+    emoji = Image.fromarray(small.permute(1, 2, 0).numpy())
+    (sticker,), (way,) = convert_emoji_to_rgba([emoji], model, score_thr=0.0)
     assert way == "unet"
     alpha = np.array(sticker)[:, :, 3]
     assert set(np.unique(alpha)) == {0, 255}
@@ -58,13 +59,13 @@ def main() -> None:
         save(
             "unet", shapes,
             config={"width": WIDTH, "depth": DEPTH, "decoder_channels": DECODER_CHANNELS},
-            picture=picture, logits=model(picture.float()[None] / 255),
+            picture=image, logits=model(image.float()[None] / 255),
             small=small, alpha=torch.from_numpy(np.packbits(alpha > 0)),
         )  # fmt: skip
 
 
 def reference_network() -> Any:
-    """A shrunken U-Net as rudalle builds it."""
+    """Build a small U-Net like rudalle does."""
     for name in NOT_NEEDED.split():
         full = f"segmentation_models_pytorch.encoders.{name}"
         sys.modules[full] = NoEncoders(full)

@@ -1,11 +1,11 @@
-"""Makes the golden outputs of the reference VQ-GAN, DWT decoder, ruCLIP and Real-ESRGAN.
+"""Make the golden outputs of the reference VQ-GAN, DWT decoder, ruCLIP and Real-ESRGAN.
 
-Runs in an environment of its own with rudalle==1.1.3, ruclip==0.0.2, taming-transformers==0.0.1
-(all `--no-deps`) and what they import, from the root of the repository:
+Run this from the root of the repository in a separate environment with rudalle==1.1.3,
+ruclip==0.0.2, taming-transformers==0.0.1 (all `--no-deps`) and what they import:
 
     python -m tests.parity.make_goldens_vision
 
-The networks are shrunk by their constructor arguments and get the weights of `random_weights`.
+The networks are made small by constructor arguments and have the weights of `random_weights`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.parity import peer_stand_ins
 from tests.parity.random_weights import random_state
 
 GOLDENS = Path(__file__).resolve().parent.parent / "data" / "parity"
+"""Folder of the golden files."""
 
 VQGAN = dict(
     double_z=False, z_channels=32, resolution=64, in_channels=3, out_ch=3, ch=32,
@@ -43,11 +44,12 @@ CAPTIONS = [
     "two circles, 100% abstract: {} ☭",
     "маленький зелёный треугольник над оранжевой полосой на чёрном фоне, супрематизм, холст, масло",
 ]
-PICTURE_SIZES = [(48, 48), (32, 32), (20, 45), (90, 30)]
+IMAGE_SIZES = [(48, 48), (32, 32), (20, 45), (90, 30)]
+"""Height and width of ruCLIP's images."""
 
 
 def main() -> None:
-    """Write every golden file."""
+    """Write all golden files."""
     torch.set_num_threads(1)
     peer_stand_ins.install()
     GOLDENS.mkdir(parents=True, exist_ok=True)
@@ -61,7 +63,7 @@ def main() -> None:
 
 
 def make_vqgan(name: str, dwt: bool) -> None:
-    """Token indices of a picture, and the picture of given tokens."""
+    """Write token indices of an image, and the image of given tokens."""
     from omegaconf import OmegaConf
     from rudalle.vae.model import VQGanGumbelVAE
 
@@ -70,22 +72,22 @@ def make_vqgan(name: str, dwt: bool) -> None:
     # get_vae loads the plain checkpoint into `vae.model`, the DWT one into `vae`.
     network = vae if dwt else vae.model
     shapes = fill(network, seed=1, keep=("idwt",))
-    picture = random_picture(64, 64).float()[None] / 255  # [1, 3, 64, 64]
-    indices = vae.get_codebook_indices(picture, disable_gumbel_softmax=True)
-    logits = vae.model.quantize.proj(vae.model.quant_conv(vae.model.encoder(2 * picture - 1)))
+    image = random_image(64, 64).float()[None] / 255  # [1, 3, 64, 64]
+    indices = vae.get_codebook_indices(image, disable_gumbel_softmax=True)
+    logits = vae.model.quantize.proj(vae.model.quant_conv(vae.model.encoder(2 * image - 1)))
     margin = logits.topk(2, dim=1).values.diff(dim=1).abs().min()
-    assert margin > 1e-3, f"two codes nearly tie ({margin}); choose another seed"
+    assert margin > 1e-3, f"two codes nearly tie (margin {margin}): choose another seed"
     tokens = torch.from_numpy(np.random.default_rng(0).integers(0, CODES, (1, 64)))
     constants = {key: t for key, t in network.state_dict().items() if "idwt" in key}
     save(
         name, shapes, config={**VQGAN, "n_embed": CODES},
-        picture=picture, indices=indices, logits=logits, tokens=tokens,
+        picture=image, indices=indices, logits=logits, tokens=tokens,
         decoded=vae.decode(tokens), **constants,
     )  # fmt: skip
 
 
 def make_ruclip() -> None:
-    """Preprocessed pictures, ids, features, and logits, through the reference's own predictor."""
+    """Write preprocessed images, ids, features and logits from the reference's predictor."""
     from PIL import Image
     from ruclip import CLIP, Predictor, RuCLIPProcessor
 
@@ -96,9 +98,9 @@ def make_ruclip() -> None:
     model = CLIP(**RUCLIP).eval()
     shapes = fill(model, seed=2)
     processor = RuCLIPProcessor.from_pretrained(folder)
-    arrays = [random_picture(*size).permute(1, 2, 0).numpy() for size in PICTURE_SIZES]
-    pictures = [Image.fromarray(array) for array in arrays]
-    inputs = processor(text=CAPTIONS, images=pictures)
+    arrays = [random_image(*size).permute(1, 2, 0).numpy() for size in IMAGE_SIZES]
+    images = [Image.fromarray(array) for array in arrays]
+    inputs = processor(text=CAPTIONS, images=images)
     logits_per_image, logits_per_text = model(inputs["input_ids"], inputs["pixel_values"])
     predictor = Predictor(model, processor, "cpu", bs=3, quiet=True)
     save(
@@ -109,12 +111,12 @@ def make_ruclip() -> None:
         text_features=model.encode_text(inputs["input_ids"]),
         logits_per_image=logits_per_image, logits_per_text=logits_per_text,
         text_latents=predictor.get_text_latents(CAPTIONS),
-        image_latents=predictor.get_image_latents(pictures),
+        image_latents=predictor.get_image_latents(images),
     )  # fmt: skip
 
 
 def train_tokenizer(path: Path) -> None:
-    """A tokenizer of 160 pieces over the captions."""
+    """Train a tokenizer of 160 pieces on the captions."""
     import youtokentome
 
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as corpus:
@@ -126,22 +128,23 @@ def train_tokenizer(path: Path) -> None:
 
 
 def make_rrdbnet(scale: int) -> None:
-    """An enlarged picture."""
+    """Write an upscaled image."""
     from rudalle.realesrgan.rrdbnet_arch import RRDBNet
 
     model = RRDBNet(num_in_ch=3, num_out_ch=3, scale=scale, **UPSCALER).eval()
     shapes = fill(model, seed=3)
-    picture = random_picture(12, 10).float()[None] / 255
+    image = random_image(12, 10).float()[None] / 255
     save(
         f"rrdbnet_x{scale}", shapes, config={**UPSCALER, "scale": scale},
-        picture=picture, enlarged=model(picture),
+        picture=image, enlarged=model(image),
     )  # fmt: skip
 
 
 def make_upscaling() -> None:
-    """A picture through the whole reference path: uint8, reflected edges, patches, uint8.
+    """Write an image upscaled by the whole reference path: reflected edges, patches, uint8.
 
-    Not x2: the reference pads by an odd number of pixels, which shifts the 2x2 blocks of x2.
+    The scale is not 2, because the reference pads by an odd number of pixels, which shifts the
+    2 x 2 blocks of x2.
     """
     from rudalle.realesrgan.model import RealESRGAN
     from rudalle.realesrgan.rrdbnet_arch import RRDBNet
@@ -150,18 +153,18 @@ def make_upscaling() -> None:
     engine = RealESRGAN("cpu", scale=4)
     engine.model = RRDBNet(num_in_ch=3, num_out_ch=3, scale=4, **sizes).eval()
     shapes = fill(engine.model, seed=4)
-    picture = random_picture(96, 96)
-    enlarged = np.array(engine.predict(picture.permute(1, 2, 0).numpy()))
-    # Edges are treated otherwise, and what lies within the network's reach of them.
+    image = random_image(96, 96)
+    enlarged = np.array(engine.predict(image.permute(1, 2, 0).numpy()))
+    # We treat edges differently, which changes everything within the network's receptive field.
     inner = enlarged[160:-160, 160:-160]
     save(
         "upscaling_x4", shapes, config={**sizes, "scale": 4},
-        picture=picture, inner=torch.from_numpy(inner.copy()),
+        picture=image, inner=torch.from_numpy(inner.copy()),
     )  # fmt: skip
 
 
-def random_picture(height: int, width: int) -> Tensor:
-    """Smooth colours with noise, uint8 [3, H, W]."""
+def random_image(height: int, width: int) -> Tensor:
+    """Return an image of smooth colours with noise, uint8 [3, H, W]."""
     rng = np.random.default_rng(height * 1000 + width)
     rows, columns = np.mgrid[0:height, 0:width]
     waves = [
@@ -173,20 +176,29 @@ def random_picture(height: int, width: int) -> Tensor:
 
 
 def fill(network: nn.Module, seed: int, keep: tuple[str, ...] = ()) -> dict[str, list[int]]:
-    """Give a network its random weights; returns the shape of every key, in order."""
+    """Set the weights of a network to random weights.
+
+    Args:
+        network: the network.
+        seed: seed of the weights.
+        keep: substrings of the keys that keep their values.
+
+    Returns:
+        The shape of each key, in order.
+    """
     state = network.state_dict()
     shapes = {key: list(tensor.shape) for key, tensor in state.items()}
-    wanted = {key: s for key, s in shapes.items() if not any(part in key for part in keep)}
-    network.load_state_dict({**state, **random_state(wanted, seed)})
+    random_shapes = {key: s for key, s in shapes.items() if not any(part in key for part in keep)}
+    network.load_state_dict({**state, **random_state(random_shapes, seed)})
     return shapes
 
 
 def save(
     name: str, shapes: dict[str, list[int]], config: dict[str, Any], **tensors: Tensor
 ) -> None:
-    """One golden file: the shapes of the checkpoint, the configuration, inputs and outputs."""
-    arrays = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
-    texts = {"shapes": json.dumps(shapes), "config": json.dumps(config)}
+    """Write a golden file: shapes of the checkpoint, configuration, inputs and outputs."""
+    arrays: dict[str, Any] = {key: tensor.cpu().numpy() for key, tensor in tensors.items()}
+    texts: dict[str, Any] = {"shapes": json.dumps(shapes), "config": json.dumps(config)}
     np.savez_compressed(GOLDENS / f"{name}.npz", **texts, **arrays)
 
 

@@ -1,9 +1,12 @@
-"""Stand-ins that let the reference implementations import beside today's libraries.
+"""Stand-ins that let the reference implementations run with current libraries.
 
-rudalle 1.1.3 and ruclip 0.0.2 import torchvision, `huggingface_hub.cached_download` and
-`transformers.top_k_top_p_filtering`; of the first only a few functions are needed, the others
-are gone. Call `install()` before importing a peer. Only the scripts that make goldens use it.
+rudalle 1.1.3 and ruclip 0.0.2 import torchvision, of which they need only a few functions, and
+`huggingface_hub.cached_download` and `transformers.top_k_top_p_filtering`, which no longer exist.
+Call `install()` before importing a peer. The scripts that make goldens and the benchmarks of peers
+use this module.
 """
+
+from __future__ import annotations
 
 import importlib
 import sys
@@ -18,7 +21,7 @@ from torch import Tensor
 
 
 def install() -> None:
-    """Put the missing names in place; what is there already is left alone."""
+    """Add the missing names; do not change existing ones."""
     _add_name("huggingface_hub", "cached_download", _no_download)
     _add_name("transformers", "top_k_top_p_filtering", top_k_top_p_filtering)
     try:
@@ -34,11 +37,11 @@ def _add_name(module_name: str, name: str, value: object) -> None:
 
 
 def _no_download(*_: Any, **__: Any) -> str:
-    raise RuntimeError("Golden outputs are made with random weights: nothing is to be downloaded.")
+    raise RuntimeError("nothing may be downloaded: golden outputs use random weights")
 
 
 def top_k_top_p_filtering(logits: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """What transformers < 4.40 had: -inf for all but the k best and the nucleus of mass p."""
+    """Set logits outside the top k and the nucleus of mass p to -inf, like transformers < 4.40."""
     if top_k > 0:
         kth = logits.topk(min(top_k, logits.shape[-1])).values[..., -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)
@@ -51,13 +54,13 @@ def top_k_top_p_filtering(logits: Tensor, top_k: int = 0, top_p: float = 1.0) ->
 
 
 def _add_torchvision() -> None:
-    """A torchvision with the submodules imported by name, and what ruclip's processor uses."""
-    torchvision = ModuleType("torchvision")
-    transforms = ModuleType("torchvision.transforms")
+    """Add a torchvision with the submodules that peers import and what ruclip's processor uses."""
+    torchvision: Any = ModuleType("torchvision")
+    transforms: Any = ModuleType("torchvision.transforms")
     functional = ModuleType("torchvision.transforms.functional")
     utils = ModuleType("torchvision.utils")
-    torchvision.transforms, torchvision.utils = transforms, utils  # type: ignore[attr-defined]
-    transforms.functional = functional  # type: ignore[attr-defined]
+    torchvision.transforms, torchvision.utils = transforms, utils
+    transforms.functional = functional
     for stand_in in (Compose, Lambda, RandomResizedCrop, ToTensor, Normalize):
         setattr(transforms, stand_in.__name__, stand_in)
     for module in (torchvision, transforms, functional, utils):
@@ -65,7 +68,7 @@ def _add_torchvision() -> None:
 
 
 class Compose:
-    """One transform after the other."""
+    """Apply transforms one after another."""
 
     def __init__(self, steps: list[Callable[[Any], Any]]) -> None:
         self.steps = steps
@@ -87,16 +90,18 @@ class Lambda:
 
 
 class RandomResizedCrop:
-    """What torchvision does for scale and ratio 1, the only case here; default filter: bilinear.
+    """torchvision's transform for scale and ratio 1, the only case needed; filter: bilinear.
 
-    A square crop of the picture's area fits only a square picture, so after ten tries the largest
-    central square is taken. (Nearly square pictures may fit by rounding; torchvision then shifts
-    the crop by a random pixel.) Compared with torchvision 0.29.2: equal bytes.
+    A square crop with the area of the image fits only a square image, so after ten tries
+    torchvision takes the largest central square. (For nearly square images a crop may fit after
+    rounding; torchvision then shifts it by a random pixel.) The bytes equal torchvision 0.29.2.
     """
 
     def __init__(self, size: int, scale: tuple[float, float], ratio: tuple[float, float]) -> None:
         if scale != (1.0, 1.0) or ratio != (1.0, 1.0):
-            raise NotImplementedError("only the whole picture at ratio 1 is needed here")
+            raise NotImplementedError(
+                f"expected scale and ratio (1.0, 1.0), found {scale}, {ratio}"
+            )
         self.size = size
 
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -107,7 +112,7 @@ class RandomResizedCrop:
 
 
 class ToTensor:
-    """A Pillow RGB image to float32 [3, H, W] in [0, 1]."""
+    """Convert a Pillow RGB image to float32 [3, H, W] in [0, 1]."""
 
     def __call__(self, image: Image.Image) -> Tensor:
         pixels = torch.from_numpy(np.array(image))
@@ -115,7 +120,7 @@ class ToTensor:
 
 
 class Normalize:
-    """(value - mean) / std by channel."""
+    """Compute (value - mean) / std per channel."""
 
     def __init__(self, mean: list[float], std: list[float]) -> None:
         self.mean, self.std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in (mean, std))

@@ -1,7 +1,9 @@
-"""The decoder and the sampling loop against golden outputs of rudalle 1.1.3.
+"""The decoder and the sampling loop compared with golden outputs of rudalle 1.1.3.
 
 `make_goldens_dalle.py` made them from random checkpoints in the layout of the published files.
 """
+
+from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from rudalle_lib.generation.sampling import DRAW, SamplingSettings, generate_tokens
 from rudalle_lib.models.dalle import STORED_MASKS, Dalle, DalleConfig
-from rudalle_lib.sampling import DRAW, SamplingSettings, generate_tokens
 
 FOLDER = Path(__file__).parents[1] / "data" / "parity"
 
@@ -24,7 +26,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Dalle, dict[str, Any]]:
     return model.eval(), golden
 
 
-def test_published_names_load_strictly_and_give_the_same_logits(
+def test_published_checkpoints_load_strictly_and_return_the_same_logits(
     case: tuple[Dalle, dict[str, Any]],
 ) -> None:
     model, golden = case
@@ -33,7 +35,7 @@ def test_published_names_load_strictly_and_give_the_same_logits(
     torch.testing.assert_close(logits, golden["logits"], atol=1e-4, rtol=0)
 
 
-def test_loss_is_the_published_one_up_to_the_first_image_token(
+def test_loss_is_the_published_one_except_for_the_first_image_token(
     case: tuple[Dalle, dict[str, Any]],
 ) -> None:
     model, golden = case
@@ -42,14 +44,14 @@ def test_loss_is_the_published_one_up_to_the_first_image_token(
         loss = model.loss(text, image).total
     if model.config.version == "v2":
         torch.testing.assert_close(loss, golden["loss"], atol=1e-5, rtol=0)
-    else:  # the original v3 loss takes the first image token for a text token
+    else:  # the original v3 loss treats the first image token as a text token
         assert (loss - golden["loss"]).abs() > 1e-3
         logits, tokens = golden["logits"], golden["tokens"]
         assert _published_v3_loss(model, logits, tokens) == pytest.approx(golden["loss"].item())
 
 
 def _published_v3_loss(model: Dalle, logits: torch.Tensor, tokens: torch.Tensor) -> float:
-    """What the original computes, to show that nothing else differs."""
+    """The loss as the original computes it, to show that nothing else differs."""
     length, vocab_size = model.config.text_length, model.config.text_vocab_size
     pads = torch.arange(vocab_size - length, vocab_size)
     tokens = tokens.clone()
@@ -63,7 +65,7 @@ def _published_v3_loss(model: Dalle, logits: torch.Tensor, tokens: torch.Tensor)
     return float(text + 7 * image) / 8
 
 
-def test_same_noise_gives_the_picture_and_ppl_of_the_original_loop(
+def test_same_noise_returns_the_image_and_ppl_of_the_original_loop(
     case: tuple[Dalle, dict[str, Any]],
 ) -> None:
     model, golden = case
@@ -77,7 +79,7 @@ def test_same_noise_gives_the_picture_and_ppl_of_the_original_loop(
         torch.testing.assert_close(drawn.ppl, golden["drawn_ppl"], rtol=1e-4, atol=0)
 
 
-def test_an_image_prompt_gives_the_picture_and_ppl_of_the_original_loop(
+def test_image_prompt_returns_the_image_and_ppl_of_the_original_loop(
     case: tuple[Dalle, dict[str, Any]],
 ) -> None:
     model, golden = case

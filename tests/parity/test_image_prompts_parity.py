@@ -1,14 +1,14 @@
-"""Image prompts force the tokens that the reference forces, at the same places."""
+"""Image prompts force the same tokens at the same positions as the reference."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from rudalle_lib.borders import Borders
-from rudalle_lib.image_prompts import encode_image_prompt
+from rudalle_lib.generation.image_prompts import encode_image_prompt
+from rudalle_lib.generation.sampling import DRAW
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
-from rudalle_lib.sampling import DRAW
+from rudalle_lib.schema.borders import Borders
 from tests.parity.goldens import Golden, load_golden
 
 
@@ -29,12 +29,12 @@ def vqgan(golden: Golden) -> VqGan:
 
 @pytest.mark.parametrize("crop_first", [False, True])
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_forced_tokens_are_the_references(
+def test_forced_tokens_equal_those_of_the_reference(
     golden: Golden, vqgan: VqGan, number: int, crop_first: bool
 ) -> None:
     borders = Borders(**golden.config["borders"][number])
-    found = encode_image_prompt(vqgan, golden["picture"], borders, 8, 8, crop_first).flatten()
+    tokens = encode_image_prompt(vqgan, golden["picture"], borders, 8, 8, crop_first).flatten()
     forced = golden[f"forced{number}-{int(crop_first)}"]
-    assert torch.equal(found != DRAW, forced)
-    assert torch.equal(found[forced], golden[f"tokens{number}-{int(crop_first)}"][forced])
-    assert found[forced].unique().numel() > 3, "a golden of one code would prove little"
+    assert torch.equal(tokens != DRAW, forced)
+    assert torch.equal(tokens[forced], golden[f"tokens{number}-{int(crop_first)}"][forced])
+    assert tokens[forced].unique().numel() > 3, "a golden with one code would prove little"

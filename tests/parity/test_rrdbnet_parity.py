@@ -1,4 +1,4 @@
-"""Real-ESRGAN checkpoints in the published layouts enlarge as the reference does."""
+"""Real-ESRGAN checkpoints in the published layouts upscale like the reference."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from rudalle_lib import registry
-from rudalle_lib.config import WeightsConfig
+from rudalle_lib.config.sections import WeightsConfig
+from rudalle_lib.images.upscaling import upscale
 from rudalle_lib.models.rrdbnet import RrdbNet
-from rudalle_lib.upscaling import upscale
-from rudalle_lib.weights import load_upscaler
+from rudalle_lib.weights.loading import load_upscaler
 from tests.parity.goldens import Golden, assert_close, load_golden
 
 
 def load(
     golden: Golden, seed: int, wrapper: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> RrdbNet:
-    """Save the shrunken model as the published file is and read it by the public loader."""
+    """Save the small model like the published file and read it with the public loader."""
     names = {"num_feat": "num_features", "num_block": "num_blocks", "num_grow_ch": "growth"}
     sizes = {names.get(key, key): value for key, value in golden.config.items()}
     entry = registry.get(f"realesrgan-x{sizes['scale']}")
@@ -34,7 +34,7 @@ def load(
 
 
 @pytest.mark.parametrize(("scale", "wrapper"), [(2, "params"), (4, None), (8, "params_ema")])
-def test_enlarged_picture(
+def test_upscaled_image(
     scale: int, wrapper: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     golden = load_golden(f"rrdbnet_x{scale}")
@@ -43,11 +43,11 @@ def test_enlarged_picture(
 
 
 def test_bytes_of_the_whole_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Away from edges, which the reference pads, bytes differ only as it cuts and we round."""
+    """The reference truncates and we round, so bytes may differ by 1. Its edges are padded."""
     golden = load_golden("upscaling_x4")
     model = load(golden, 4, None, tmp_path, monkeypatch)
     enlarged = upscale(model, golden["picture"][None])[0].permute(1, 2, 0)
     inner = enlarged[160:-160, 160:-160]
     difference = inner.int() - golden["inner"].int()
-    assert inner.float().std() > 10, "a golden of one colour would prove little"
+    assert inner.float().std() > 10, "a golden with one colour would prove little"
     assert set(difference.unique().tolist()) <= {0, 1}

@@ -1,4 +1,4 @@
-"""A ruCLIP in the published layout sees pictures and texts as the reference does."""
+"""A ruCLIP in the published layout encodes images and texts like the reference."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from rudalle_lib.config import WeightsConfig
-from rudalle_lib.scoring import Scorer, preprocess
-from rudalle_lib.weights import LoadedScorer, load_scorer
+from rudalle_lib.config.sections import WeightsConfig
+from rudalle_lib.images.scoring import Scorer, preprocess
+from rudalle_lib.weights.loading import LoadedScorer, load_scorer
 from tests.parity.goldens import GOLDENS, Golden, assert_close, load_golden
 
 NAME = "ruclip-vit-base-patch32-224"
-PICTURES = 4
+IMAGES = 4
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def golden() -> Golden:
 
 @pytest.fixture(scope="module")
 def loaded(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> LoadedScorer:
-    """The shrunken model, saved as the published files are and read by the public loader."""
+    """The small model, saved in the layout of the published files and read by the public loader."""
     folder = tmp_path_factory.mktemp("weights")
     shutil.copytree(GOLDENS / "ruclip", folder / NAME)
     torch.save(golden.state(seed=2), folder / NAME / "pytorch_model.bin")
@@ -32,8 +32,8 @@ def loaded(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> LoadedSc
 
 
 @pytest.fixture(scope="module")
-def pictures(golden: Golden) -> list[Image.Image]:
-    return [Image.fromarray(golden[f"picture{index}"].numpy()) for index in range(PICTURES)]
+def images(golden: Golden) -> list[Image.Image]:
+    return [Image.fromarray(golden[f"picture{index}"].numpy()) for index in range(IMAGES)]
 
 
 def test_text_ids(loaded: LoadedScorer, golden: Golden) -> None:
@@ -43,9 +43,9 @@ def test_text_ids(loaded: LoadedScorer, golden: Golden) -> None:
 
 
 def test_preprocessing(loaded: LoadedScorer, golden: Golden) -> None:
-    for index in range(PICTURES):
-        picture = golden[f"picture{index}"].permute(2, 0, 1)[None]
-        pixels = preprocess(picture, loaded.model.config)
+    for index in range(IMAGES):
+        image = golden[f"picture{index}"].permute(2, 0, 1)[None]
+        pixels = preprocess(image, loaded.model.config)
         assert_close(pixels, golden["pixel_values"][index : index + 1], tolerance=1e-6)
 
 
@@ -58,14 +58,14 @@ def test_features_and_logits(loaded: LoadedScorer, golden: Golden) -> None:
     assert_close(logits_per_text, golden["logits_per_text"])
 
 
-def test_scorer_is_the_reference_predictor(
-    loaded: LoadedScorer, golden: Golden, pictures: list[Image.Image]
+def test_scorer_equals_the_reference_predictor(
+    loaded: LoadedScorer, golden: Golden, images: list[Image.Image]
 ) -> None:
-    """Six templates, averaged; unit features; their cosine is the score."""
+    """The score is the cosine of unit features; those of texts are averaged over six templates."""
     scorer = Scorer(loaded.model, loaded.tokenizer, batch_size=3)
     captions = golden.config["captions"]
     assert_close(scorer.text_features(captions), golden["text_latents"])
-    assert_close(scorer.image_features(pictures), golden["image_latents"])
-    scores = scorer.score(pictures, captions[:PICTURES])
-    expected = (golden["image_latents"] * golden["text_latents"][:PICTURES]).sum(-1)
+    assert_close(scorer.image_features(images), golden["image_latents"])
+    scores = scorer.score(images, captions[:IMAGES])
+    expected = (golden["image_latents"] * golden["text_latents"][:IMAGES]).sum(-1)
     assert_close(scores, expected)

@@ -1,4 +1,4 @@
-"""A ruCLIP Small in the published layout sees pictures and texts as the reference does."""
+"""A ruCLIP Small in the published layout encodes images and texts like the reference."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from PIL import Image
 
 from rudalle_lib import registry
-from rudalle_lib.config import WeightsConfig
-from rudalle_lib.scoring import Scorer, preprocess
-from rudalle_lib.weights import LoadedScorer, load_scorer
+from rudalle_lib.config.sections import WeightsConfig
+from rudalle_lib.images.scoring import Scorer, preprocess
+from rudalle_lib.weights.loading import LoadedScorer, load_scorer
 from tests.parity.goldens import GOLDENS, Golden, assert_close, load_golden
 
 NAME = "ruclip-small"
-PICTURES = 5
+IMAGES = 5
 SQUARE = 3
-"""As many of the pictures, the first ones, are square."""
+"""The first `SQUARE` images are square."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def golden() -> Golden:
 
 
 def published_state(golden: Golden) -> dict[str, torch.Tensor]:
-    """With the masks that the transformers of its time stored in every layer."""
+    """Add the masks that old versions of transformers stored in each layer."""
     state = golden.state(seed=6)
     for layer in range(2):
         prefix = f"text_encoder.model.h.{layer}.attn"
@@ -41,7 +41,7 @@ def published_state(golden: Golden) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def loaded(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> LoadedScorer:
-    """The shrunken model, saved as the published files are and read by the public loader."""
+    """The small model, saved in the layout of the published files and read by the public loader."""
     folder: Path = tmp_path_factory.mktemp("weights")
     shutil.copytree(GOLDENS / "ruclip_small", folder / "rugpt3small_based_on_gpt2")
     (folder / "ru-clip").mkdir()
@@ -55,19 +55,19 @@ def loaded(golden: Golden, tmp_path_factory: pytest.TempPathFactory) -> LoadedSc
 
 
 @pytest.fixture(scope="module")
-def pictures(golden: Golden) -> list[Image.Image]:
-    return [Image.fromarray(golden[f"picture{index}"].numpy()) for index in range(PICTURES)]
+def images(golden: Golden) -> list[Image.Image]:
+    return [Image.fromarray(golden[f"picture{index}"].numpy()) for index in range(IMAGES)]
 
 
 def test_text_ids(loaded: LoadedScorer, golden: Golden) -> None:
-    """Odd spaces, capitals, an empty text and one that is too long."""
+    """Unusual spaces, capitals, an empty text and one that is too long."""
     length = loaded.model.config.context_length
     encoded = [loaded.tokenizer.encode_clip(text, length) for text in golden.config["texts"]]
     assert [text.ids for text in encoded] == golden["input_ids"].tolist()
     assert any(text.truncated for text in encoded) and not all(text.truncated for text in encoded)
 
 
-def test_a_written_special_piece_does_not_end_a_text(loaded: LoadedScorer) -> None:
+def test_special_piece_in_the_text_does_not_end_it(loaded: LoadedScorer) -> None:
     ids = loaded.tokenizer.encode_clip("a</s>b<pad><s>", 24).ids
     assert (ids.count(1), ids.count(2)) == (1, 1)
     features = loaded.model.encode_text(torch.tensor([ids]))
@@ -75,11 +75,11 @@ def test_a_written_special_piece_does_not_end_a_text(loaded: LoadedScorer) -> No
 
 
 def test_preprocessing(loaded: LoadedScorer, golden: Golden) -> None:
-    """To the bit for square pictures; others may differ by a level, as Pillow's versions do."""
+    """Square images are equal; others may differ by a level, as between versions of Pillow."""
     level = 1 / 255 / 0.26
-    for index in range(PICTURES):
-        picture = golden[f"picture{index}"].permute(2, 0, 1)[None]
-        pixels = preprocess(picture, loaded.model.config)
+    for index in range(IMAGES):
+        image = golden[f"picture{index}"].permute(2, 0, 1)[None]
+        pixels = preprocess(image, loaded.model.config)
         tolerance = 1e-6 if index < SQUARE else 2 * level
         assert_close(pixels, golden["pixels"][index : index + 1], tolerance)
 
@@ -95,9 +95,9 @@ def test_features_and_logits(loaded: LoadedScorer, golden: Golden) -> None:
     assert_close(logits_per_text, golden["logits"].t())
 
 
-def test_scorer(loaded: LoadedScorer, golden: Golden, pictures: list[Image.Image]) -> None:
-    """The scorer that runs use gives the reference's cosines, capitals and all."""
+def test_scorer(loaded: LoadedScorer, golden: Golden, images: list[Image.Image]) -> None:
+    """The scorer of runs returns the cosines of the reference, including those of capitals."""
     scorer = Scorer(loaded.model, loaded.tokenizer, ["{}"], batch_size=3)
-    scores = scorer.score(pictures[:SQUARE], golden.config["texts"][:SQUARE])
+    scores = scorer.score(images[:SQUARE], golden.config["texts"][:SQUARE])
     expected = golden["image_latents"] * golden["text_latents"][: len(golden["image_latents"])]
     assert_close(scores, expected.sum(-1)[:SQUARE])

@@ -1,4 +1,6 @@
-"""Token ids are those of rudalle 1.1.3 and ruclip 0.0.2 (goldens of make_goldens_tokenizer.py)."""
+"""Token ids equal those of rudalle 1.1.3 and ruclip 0.0.2 (goldens: make_goldens_tokenizer.py)."""
+
+from __future__ import annotations
 
 import importlib.util
 import json
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rudalle_lib.tokenizer import PACKAGES, Backend, Tokenizer
+from rudalle_lib.text.tokenizer import PACKAGES, Backend, Tokenizer
 
 FOLDER = Path(__file__).parents[1] / "data" / "parity"
 INSTALLED = [name for name in PACKAGES if importlib.util.find_spec(name)]
@@ -41,7 +43,9 @@ def test_decoded_texts_equal_those_of_youtokentome(
         assert tokenizer.decode(tokenizer.encode(text.lower().strip())) == decoded, repr(text)
 
 
-def test_the_corpus_holds_cut_and_whole_texts(tokenizer: Tokenizer, golden: dict[str, Any]) -> None:
-    cut = [tokenizer.encode_text(text, 24).truncated for text in golden["texts"]]
-    cut_for_clip = [tokenizer.encode_clip(text).truncated for text in golden["texts"]]
-    assert {*cut} == {*cut_for_clip} == {True, False}
+def test_the_corpus_has_truncated_and_whole_texts(
+    tokenizer: Tokenizer, golden: dict[str, Any]
+) -> None:
+    truncated = [tokenizer.encode_text(text, 24).truncated for text in golden["texts"]]
+    truncated_for_clip = [tokenizer.encode_clip(text).truncated for text in golden["texts"]]
+    assert {*truncated} == {*truncated_for_clip} == {True, False}

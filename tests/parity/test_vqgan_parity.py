@@ -1,4 +1,4 @@
-"""VQ-GAN and DWT checkpoints in the published layout decode and encode as the reference does."""
+"""VQ-GAN and DWT checkpoints in the published layout decode and encode like the reference."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from rudalle_lib import registry
-from rudalle_lib.config import WeightsConfig
+from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.weights import load_vqgan
+from rudalle_lib.weights.loading import load_vqgan
 from tests.parity.goldens import Golden, assert_close, load_golden
 
 
@@ -29,14 +29,14 @@ def architecture(golden: Golden, dwt: bool) -> dict[str, Any]:
 def loaded(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[VqGan, Golden]:
-    """The shrunken model, saved as the published file is and read by the public loader."""
+    """The small model, saved in the layout of the published file and read by the public loader."""
     dwt = request.param
     golden = load_golden("vqgan_dwt" if dwt else "vqgan")
     entry = registry.get("vqgan-f8-dwt" if dwt else "vqgan-f8")
     entry = dataclasses.replace(entry, architecture=architecture(golden, dwt))
     monkeypatch.setattr(registry, "get", lambda name, kind: entry)
     state = golden.state(seed=1)
-    if not dwt:  # the plain checkpoint still has its training losses
+    if not dwt:  # the plain checkpoint has the weights of training losses
         state["loss.discriminator.main.0.weight"] = torch.zeros(64, 3, 4, 4)
     (tmp_path / "rudalle-utils").mkdir()
     torch.save(
@@ -46,15 +46,15 @@ def loaded(
     return load_vqgan(entry.name, WeightsConfig(folder=str(tmp_path))).model, golden
 
 
-def test_tokens_of_a_picture(loaded: tuple[VqGan, Golden]) -> None:
+def test_tokens_of_an_image(loaded: tuple[VqGan, Golden]) -> None:
     model, golden = loaded
     images = golden["picture"] * 2 - 1
     assert_close(model.code_logits(model.encode_features(images)), golden["logits"])
     assert model.encode(images).flatten(1).equal(golden["indices"])
-    assert golden["indices"].unique().numel() > 10, "a golden of one code would prove little"
+    assert golden["indices"].unique().numel() > 10, "a golden with one code would prove little"
 
 
-def test_picture_of_tokens(loaded: tuple[VqGan, Golden]) -> None:
+def test_image_of_tokens(loaded: tuple[VqGan, Golden]) -> None:
     model, golden = loaded
     decoded = model.decode(golden["tokens"].view(1, 8, 8))
     assert_close((decoded + 1) / 2, golden["decoded"])

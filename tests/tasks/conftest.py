@@ -1,4 +1,4 @@
-"""One planned shard, and the tiny stack to work on it; tasks are called as plain functions."""
+"""One planned shard that is processed with tiny models; tasks are called as plain functions."""
 
 from __future__ import annotations
 
@@ -6,23 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from rudalle_lib.config import RunConfig
-from rudalle_lib.planning import plan_run
-from rudalle_lib.storage import Storage
-from tasks.job import Job
-from tests.tiny_run import configure
-from tests.tiny_stack import write_tiny_stack
-
-
-@pytest.fixture(scope="session")
-def tiny_stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tiny random models."""
-    return write_tiny_stack(tmp_path_factory.mktemp("weights"))
+from rudalle_lib.config.run import RunConfig
+from rudalle_lib.prompts.plan import plan_run
+from rudalle_lib.storage.storage import Storage
+from tasks.runtime.job import Job
+from tests.support.tiny_run import configure
 
 
 @pytest.fixture
 def config(tiny_stack: Path, tmp_path: Path) -> RunConfig:
-    """Three Russian prompts, one that is English and one that says it is German."""
+    """Three prompts in Russian, one in English, and one whose row says that it is German."""
     table = tmp_path / "prompts.csv"
     table.write_text(
         "prompt,prompt_id,lang,images,seed,top_p\n"

@@ -7,47 +7,47 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from flows.embedded import set_up_prefect
-from rudalle_lib.config import RunConfig
-from rudalle_lib.planning import plan_run
-from rudalle_lib.record_tables import from_table
-from rudalle_lib.records import PictureRecord, ScoreRecord, TokensRecord
-from rudalle_lib.stages import fingerprints, models, read_artifact
-from rudalle_lib.storage import Storage
-from tests.tiny_stack import GRID, SIDE, write_tiny_stack
+from flows.prefect_settings import set_up_prefect
+from rudalle_lib.config.run import RunConfig
+from rudalle_lib.pipeline.artifacts import read_artifact
+from rudalle_lib.pipeline.stages import fingerprints, stage_models
+from rudalle_lib.prompts.plan import plan_run
+from rudalle_lib.schema.arrow import from_table
+from rudalle_lib.schema.records import PixelsRecord, ScoreRecord, TokensRecord
+from rudalle_lib.storage.storage import Storage
+from tests.support.tiny_stack import GRID, SIDE, write_tiny_stack
 
-set_up_prefect(os.environ)  # before anything imports prefect
+set_up_prefect(os.environ)  # must precede the import of prefect
 
-PLAIN, GUIDED, WIDE, DRAWN_ON, GONE, TOO_SMALL, OTHER, LONG = "abcdefgh"
+PLAIN, GUIDED, WIDE, CONTINUED, DAMAGED, TOO_SMALL, MISFIT, LONG = "abcdefgh"
 
 
 class Made(NamedTuple):
-    """What the stages made of one shard."""
+    """The rows of one shard."""
 
     tokens: dict[str, TokensRecord]
-    pictures: dict[str, PictureRecord]
+    images: dict[str, PixelsRecord]
     scores: dict[str, ScoreRecord]
     published: dict[str, dict[str, Any]]
     rejects: dict[str, dict[str, Any]]
 
 
 def write_prompts(folder: Path) -> Path:
-    Image.linear_gradient("L").resize((SIDE, SIDE)).save(folder / "picture.png")
-    (folder / "bad.png").write_bytes(b"no picture")
-    picture = str(folder / "picture.png")
+    Image.linear_gradient("L").resize((SIDE, SIDE)).save(folder / "image.png")
+    (folder / "bad.png").write_bytes(b"no image")
+    image = str(folder / "image.png")
     up = {"image_prompt_borders": {"up": GRID // 2}}
     rows: list[dict[str, Any]] = [
         {"prompt_id": PLAIN},
         {"prompt_id": GUIDED, "guidance": 3},
         {"prompt_id": WIDE, "width": 2 * SIDE, "images": 1},
-        {"prompt_id": DRAWN_ON, "image_prompt": picture, **up},
-        {"prompt_id": GONE, "image_prompt": str(folder / "bad.png"), **up},
+        {"prompt_id": CONTINUED, "image_prompt": image, **up},
+        {"prompt_id": DAMAGED, "image_prompt": str(folder / "bad.png"), **up},
         {"prompt_id": TOO_SMALL, "height": SIDE // 2},
-        {"prompt_id": OTHER, "image_prompt": picture, "image_prompt_borders": "left=99"},
+        {"prompt_id": MISFIT, "image_prompt": image, "image_prompt_borders": "left=99"},
         {"prompt_id": LONG, "prompt": "круг " * 20, "images": 1},
     ]
     lines = [json.dumps({"prompt": f"красный круг {row['prompt_id']}", **row}) for row in rows]
@@ -56,34 +56,23 @@ def write_prompts(folder: Path) -> Path:
 
 
 def make(config: RunConfig) -> Made:
-    """Run the stages one after another, without Prefect's engine."""
-    from tasks.decode import decode
-    from tasks.generate import generate
-    from tasks.job import Job
-    from tasks.publish import publish
-    from tasks.score import score
-    from tasks.translate import translate
-    from tasks.upscale import upscale
+    """Run all stages, without Prefect."""
+    from tasks.without_prefect import process_shard
 
     storage = Storage(config.output)
     (shard,) = plan_run(config, storage).shards
-    of = fingerprints(config, dict.fromkeys(models(config), "weights"), shard)
-    names = {stage: entry.name for stage, entry in models(config).items()}
-    job = Job(shard, config.output, config.runtime, config.weights)
-    russian = translate.fn(config.translate, job, of["translate"])
-    drawn = generate.fn(config.generate, job, russian, of["generate"], config.seed)
-    decoded = decode.fn(config.decode, job, drawn, of["decode"])
-    scored = score.fn(config.score, job, russian, decoded, of["score"])
-    large = upscale.fn(config.upscale, config.score, job, decoded, scored, of["upscale"])
-    made = dict(translate=russian, generate=drawn, decode=decoded, score=scored, upscale=large)
-    publish.fn(config.publish, config.score, job, names, made, of["publish"], "digest")
-    output = Path(config.output)
-    published = pq.read_table(output / "data" / "metadata" / "00000.parquet").to_pylist()
-    rejects = pq.read_table(output / "rejects" / "00000.parquet").to_pylist()
+    manifest = process_shard(config, dict.fromkeys(stage_models(config), "weights"), shard)
+    assert manifest.rejects is not None
+
+    def rows(stage: str, record: type[Any]) -> list[Any]:
+        return from_table(read_artifact(storage, manifest.stages[stage]), record)
+
+    published = storage.read_table(manifest.metadata.path).to_pylist()
+    rejects = storage.read_table(manifest.rejects.path).to_pylist()
     return Made(
-        {row.image_id: row for row in from_table(read_artifact(storage, drawn), TokensRecord)},
-        {row.image_id: row for row in from_table(read_artifact(storage, decoded), PictureRecord)},
-        {row.image_id: row for row in from_table(read_artifact(storage, scored), ScoreRecord)},
+        {row.image_id: row for row in rows("generate", TokensRecord)},
+        {row.image_id: row for row in rows("decode", PixelsRecord)},
+        {row.image_id: row for row in rows("score", ScoreRecord)},
         {row["image_id"]: row for row in published},
         {row["prompt_id"]: row for row in rejects},
     )
@@ -109,53 +98,53 @@ def made(settings: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     return make(RunConfig.model_validate({**settings, "output": output}))
 
 
-def test_each_row_is_drawn_as_it_asks_or_rejected(made: Made) -> None:
+def test_each_prompt_is_drawn_with_its_settings_or_rejected(made: Made) -> None:
     drawn = [*(f"{row}-00{i}" for row in (PLAIN, GUIDED) for i in (0, 1)), f"{WIDE}-000"]
-    assert list(made.tokens) == [*drawn, f"{DRAWN_ON}-000", f"{DRAWN_ON}-001", f"{LONG}-000"]
+    assert list(made.tokens) == [*drawn, f"{CONTINUED}-000", f"{CONTINUED}-001", f"{LONG}-000"]
     assert [i for i, row in made.tokens.items() if row.truncated] == [f"{LONG}-000"]
     assert set(made.published) == set(made.tokens)
     reasons = {prompt_id: row["reason"] for prompt_id, row in made.rejects.items()}
     bad = "bad_image_prompt"
-    assert reasons == {GONE: bad, TOO_SMALL: "bad_override", OTHER: bad}
-    assert "bad.png is not a readable PNG" in made.rejects[GONE]["detail"]
+    assert reasons == {DAMAGED: bad, TOO_SMALL: "bad_override", MISFIT: bad}
+    assert "bad.png is not a readable PNG" in made.rejects[DAMAGED]["detail"]
     assert "height: expected at least 32 pixels" in made.rejects[TOO_SMALL]["detail"]
-    assert "do not fit a canvas" in made.rejects[OTHER]["detail"]
+    assert "do not fit a canvas" in made.rejects[MISFIT]["detail"]
 
 
-def test_a_wide_picture_is_wide_all_the_way(made: Made) -> None:
+def test_a_wide_image_is_wide_in_all_stages(made: Made) -> None:
     wide, plain = made.tokens[f"{WIDE}-000"], made.tokens[f"{PLAIN}-000"]
     assert (wide.rows, wide.columns, len(wide.tokens)) == (GRID, 2 * GRID, 2 * GRID * GRID)
     assert (plain.rows, plain.columns) == (GRID, GRID)
-    picture = made.pictures[f"{WIDE}-000"]
-    assert (picture.width, picture.height) == (2 * SIDE, SIDE)
+    image = made.images[f"{WIDE}-000"]
+    assert (image.width, image.height) == (2 * SIDE, SIDE)
     published = made.published[f"{WIDE}-000"]
     assert (published["width"], published["height"]) == (4 * SIDE, 2 * SIDE)
 
 
-def test_pictures_of_a_prompt_begin_with_its_image_prompt(made: Made) -> None:
-    one, two = made.tokens[f"{DRAWN_ON}-000"].tokens, made.tokens[f"{DRAWN_ON}-001"].tokens
+def test_images_begin_with_the_tokens_of_their_image_prompt(made: Made) -> None:
+    one, two = made.tokens[f"{CONTINUED}-000"].tokens, made.tokens[f"{CONTINUED}-001"].tokens
     half = GRID // 2 * GRID
     assert one[:half] == two[:half]
     assert one[half:] != two[half:]
-    published = made.published[f"{DRAWN_ON}-000"]
-    assert published["image_prompt"].endswith("picture.png")
+    published = made.published[f"{CONTINUED}-000"]
+    assert published["image_prompt"].endswith("image.png")
     assert published["image_prompt_borders"] == f"up={GRID // 2}"
     assert made.published[f"{PLAIN}-000"]["image_prompt"] is None
 
 
-def test_guidance_is_recorded(made: Made) -> None:
+def test_guidance_is_published(made: Made) -> None:
     assert made.published[f"{GUIDED}-000"]["guidance"] == 3.0
     assert made.published[f"{PLAIN}-000"]["guidance"] == 1.0
 
 
-def test_probabilities_stand_beside_the_scores(made: Made) -> None:
+def test_probabilities_are_published_with_the_scores(made: Made) -> None:
     for image_id, row in made.scores.items():
         assert row.probability is not None and 0 < row.probability < 1
         assert made.published[image_id]["probability"] == pytest.approx(row.probability)
         assert made.published[image_id]["score"] == pytest.approx(row.score)
 
 
-def test_company_changes_no_picture_and_no_negatives_no_probability(
+def test_tokens_are_batch_invariant_and_probabilities_need_negative_texts(
     made: Made, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     generate = {"images": 2, "batch_size": 1, "allow_truncation": False}
@@ -168,7 +157,7 @@ def test_company_changes_no_picture_and_no_negatives_no_probability(
     assert {row.probability for row in again.scores.values()} == {None}
 
 
-def test_what_reads_image_prompts_counts_only_where_there_are_any(
+def test_the_image_encoder_affects_only_shards_with_image_prompts(
     settings: dict[str, Any], tmp_path: Path
 ) -> None:
     config = RunConfig.model_validate({**settings, "output": str(tmp_path)})

@@ -1,45 +1,46 @@
-"""Every stage as a plain function: what it makes, what it refuses, when it has nothing to do."""
+"""Tasks as plain functions: which artifacts they write, reuse and rebuild, and their rejects."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from prefect import Task
-from safetensors.torch import load_file
 
-from rudalle_lib.config import RunConfig, WeightsConfig
-from rudalle_lib.errors import SettingsError
-from rudalle_lib.planning import plan_run
-from rudalle_lib.record_tables import from_table
-from rudalle_lib.records import (
-    PictureRecord,
+from rudalle_lib.config.run import RunConfig
+from rudalle_lib.config.sections import WeightsConfig
+from rudalle_lib.images.codecs import decode_image, encode_for_stage
+from rudalle_lib.pipeline.artifacts import read_artifact, rejects_in
+from rudalle_lib.prompts.plan import plan_run
+from rudalle_lib.schema.arrow import from_table
+from rudalle_lib.schema.records import (
+    PixelsRecord,
     ScoreRecord,
     StageArtifact,
     TokensRecord,
     TranslationRecord,
 )
-from rudalle_lib.seeds import image_seed
-from rudalle_lib.stages import read_artifact, refused_in
-from rudalle_lib.storage import Storage
+from rudalle_lib.storage.storage import Storage
 from tasks.decode import decode
 from tasks.generate import generate
-from tasks.job import Job
-from tasks.progress import Event, Step, listener
 from tasks.publish import publish
+from tasks.runtime.device_locks import queue_lock
+from tasks.runtime.events import Event, Step, listener
+from tasks.runtime.job import Job
 from tasks.score import score
 from tasks.translate import translate
 from tasks.upscale import upscale
-from tests.tiny_run import snapshot
-from tests.tiny_stack import SIDE, write_tiny_vqgan
+from tests.support.tiny_run import snapshot
+from tests.support.tiny_stack import SIDE, write_tiny_vqgan
 
 
 def call(task: Task[..., Any], *arguments: Any) -> Any:
-    """A task as the plain function that it wraps: no server is asked."""
+    """Call the function of a task, without Prefect."""
     return task.fn(*arguments)
 
 
@@ -48,7 +49,7 @@ def rows(job: Job, artifact: StageArtifact, record: type[Any]) -> list[Any]:
 
 
 class Stages:
-    """The stages in order, each made when it is first asked for."""
+    """The stages of a shard; each runs those before it."""
 
     def __init__(self, config: RunConfig, job: Job) -> None:
         self.config, self.job = config, job
@@ -57,8 +58,8 @@ class Stages:
         return call(translate, self.config.translate, self.job, "t")
 
     def drawn(self) -> StageArtifact:
-        made = self.translated()
-        return call(generate, self.config.generate, self.job, made, "g", self.config.seed)
+        section, translated = self.config.generate, self.translated()
+        return call(generate, section, self.job, translated, "g", self.config.seed)
 
     def decoded(self) -> StageArtifact:
         return call(decode, self.config.decode, self.job, self.drawn(), "d")
@@ -68,8 +69,8 @@ class Stages:
 
     def upscaled(self, keep_best: int) -> StageArtifact:
         selection = self.config.score.model_copy(update={"keep_best": keep_best})
-        section, decoded, scored = self.config.upscale, self.decoded(), self.scored()
-        return call(upscale, section, selection, self.job, decoded, scored, "u")
+        section, artifacts = self.config.upscale, (self.decoded(), self.drawn(), self.scored())
+        return call(upscale, section, selection, self.job, *artifacts, "u")
 
 
 @pytest.fixture
@@ -77,108 +78,88 @@ def stages(config: RunConfig, job: Job) -> Stages:
     return Stages(config, job)
 
 
+def fail(*_: object) -> None:
+    pytest.fail("a model was loaded")
+
+
 # --- translate ---------------------------------------------------------------------------------
 
 
-def test_russian_passes_and_what_cannot_be_translated_has_no_translation(stages: Stages) -> None:
-    found = rows(stages.job, stages.translated(), TranslationRecord)
+def test_prompts_without_a_translation_become_rejects_of_the_artifact(stages: Stages) -> None:
+    translated = stages.translated()
+    found = rows(stages.job, translated, TranslationRecord)
+    assert [row.prompt_id for row in found] == ["black", "red", "long", "english", "german"]
     by_id = {row.prompt_id: row for row in found}
     assert by_id["black"].text_ru == by_id["black"].text == "чёрный квадрат"
     assert (by_id["english"].lang, by_id["english"].text_ru) == ("en", None)
     assert (by_id["german"].lang, by_id["german"].text_ru) == ("de", None)
-    refused = refused_in(read_artifact(Storage(stages.job.output), stages.translated()))
-    assert refused["german"][1] == (
-        "not translated from 'de': the translator reads 'en'; give it in Russian"
+    rejects = rejects_in(read_artifact(Storage(stages.job.output), translated))
+    assert {name: reject.reason for name, reject in rejects.items()} == dict.fromkeys(
+        ("english", "german"), "translation_failed"
     )
-    assert "never ends" in refused["english"][1]
-    assert list(by_id) == ["black", "red", "long", "english", "german"]
 
 
-def test_a_shard_in_russian_loads_no_translator(config: RunConfig, job: Job) -> None:
-    table = Path(config.prompts.uri)
-    table.write_text("prompt\nбелый круг\n", encoding="utf-8")
-    (*_, shard) = plan_run(config, Storage(config.output)).shards
-    nowhere = WeightsConfig(folder="/nowhere", offline=True)
-    new = dataclasses.replace(job, shard=shard, weights=nowhere)
-    (found,) = rows(new, call(translate, config.translate, new, "t"), TranslationRecord)
-    assert found.text_ru == "белый круг"
-
-
-def test_any_pair_of_languages_translates_what_it_reads(
-    config: RunConfig, job: Job, tmp_path: Path
+def test_a_shard_in_russian_loads_no_translator(
+    config: RunConfig, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network for German by its published name, in a folder as its repository lies on the hub."""
-    stored, folder = Path(str(config.weights.folder)) / "demo-marian", tmp_path / "opus-mt-de-ru"
-    shutil.copytree(stored, folder)
-    torch.save(load_file(stored / "model.safetensors"), folder / "pytorch_model.bin")
-    section = config.translate.model_copy(update={"model": "opus-mt-de-ru"})
-    weights = WeightsConfig(folder=str(tmp_path), offline=True)
-    made = call(translate, section, dataclasses.replace(job, weights=weights), "de")
-    refused = refused_in(read_artifact(Storage(job.output), made))
-    found = {row.prompt_id: row.lang for row in rows(job, made, TranslationRecord)}
-    assert found["english"] == "de", "by its script it is no Russian, so it counts as German"
-    assert set(refused) == {"english", "german"}
-    assert "never ends" in refused["english"][1]
+    Path(config.prompts.uri).write_text("prompt\nбелый круг\n", encoding="utf-8")
+    (*_, shard) = plan_run(config, Storage(config.output)).shards
+    russian = dataclasses.replace(job, shard=shard)
+    monkeypatch.setattr("tasks.translate.translator", fail)
+    made = call(translate, config.translate, russian, "t")
+    (found,) = rows(russian, made, TranslationRecord)
+    assert found.text_ru == "белый круг" and made.devices == 0
+    with pytest.raises(pytest.fail.Exception):
+        call(translate, config.translate, job, "t")
 
 
 # --- generate ----------------------------------------------------------------------------------
 
 
-def test_images_seeds_and_settings_follow_the_rows(stages: Stages) -> None:
-    found = rows(stages.job, stages.drawn(), TokensRecord)
-    assert [row.image_id for row in found] == [
-        *("black-000", "black-001", "black-002"),
-        *("red-000", "red-001"),
-        *("long-000", "long-001"),
-    ]
-    assert [row.seed for row in found[:3]] == [image_seed(3, "black", n) for n in range(3)]
-    assert [row.seed for row in found[3:5]] == [image_seed(7, "red", n) for n in range(2)]
-    assert [row.top_p for row in found] == [0.995] * 3 + [0.5] * 2 + [0.995] * 2
-    assert [row.truncated for row in found] == [False] * 5 + [True] * 2
-
-
-def test_a_text_that_may_not_be_cut_is_refused_and_the_others_are_drawn(
+def test_prompts_that_cannot_be_drawn_become_rejects_of_the_artifact(
     config: RunConfig, stages: Stages
 ) -> None:
     section = config.generate.model_copy(update={"allow_truncation": False})
-    made = call(generate, section, stages.job, stages.translated(), "g", 3)
-    assert {row.prompt_id for row in rows(stages.job, made, TokensRecord)} == {"black", "red"}
-    (refused,) = refused_in(read_artifact(Storage(stages.job.output), made)).items()
-    assert (refused[0], refused[1][0]) == ("long", "too_long")
+    drawn = call(generate, section, stages.job, stages.translated(), "g", 3)
+    assert {row.prompt_id for row in rows(stages.job, drawn, TokensRecord)} == {"black", "red"}
+    (reject,) = rejects_in(read_artifact(Storage(stages.job.output), drawn)).items()
+    assert (reject[0], reject[1].reason) == ("long", "too_long")
 
 
-def test_steps_are_told_to_whoever_listens(stages: Stages) -> None:
-    heard: list[Event] = []
-    token = listener.set(heard.append)
+@pytest.mark.parametrize("stage", ["generate", "decode", "score", "upscale"])
+def test_progress_is_emitted_in_steps(stages: Stages, stage: str) -> None:
+    events: list[Event] = []
+    token = listener.set(events.append)
     try:
-        stages.drawn()
+        stages.upscaled(1)
     finally:
         listener.reset(token)
-    steps = [event for event in heard if isinstance(event, Step)]
+    steps = [event for event in events if isinstance(event, Step) and event.stage == stage]
     assert steps[-1].done == steps[-1].total > 0
-    assert {(step.stage, step.shard) for step in steps} == {("generate", 0)}
+    assert {step.shard for step in steps} == {stages.job.shard.index}
 
 
-# --- decode ------------------------------------------------------------------------------------
+# --- decode, score -----------------------------------------------------------------------------
 
 
-def test_every_token_row_becomes_a_picture(stages: Stages) -> None:
-    found = rows(stages.job, stages.decoded(), PictureRecord)
-    assert [row.image_id for row in found] == [
-        row.image_id for row in rows(stages.job, stages.drawn(), TokensRecord)
-    ]
-    assert {(row.width, row.height) for row in found} == {(SIDE, SIDE)}
-    assert all(row.picture.startswith(b"\x89PNG") for row in found)
+def test_rows_follow_the_candidates_through_decode_and_score(stages: Stages) -> None:
+    ids = [row.image_id for row in rows(stages.job, stages.drawn(), TokensRecord)]
+    assert len(ids) == 7
+    decoded = rows(stages.job, stages.decoded(), PixelsRecord)
+    assert [row.image_id for row in decoded] == ids
+    assert {(row.width, row.height) for row in decoded} == {(SIDE, SIDE)}
+    scored = stages.scored()
+    assert [row.image_id for row in rows(stages.job, scored, ScoreRecord)] == ids
+    assert scored.devices == 1 and scored.seconds >= 0
 
 
-def test_pixels_that_are_no_numbers_make_an_empty_picture_and_a_reject(
+def test_images_with_nan_pixels_are_not_scored_and_become_rejects(
     config: RunConfig, stages: Stages, tmp_path: Path
 ) -> None:
-    broken = write_tiny_vqgan(tmp_path / "broken", damaged=True)
-    job = dataclasses.replace(stages.job, weights=WeightsConfig(folder=str(broken), offline=True))
+    damaged = write_tiny_vqgan(tmp_path / "damaged", damaged=True)
+    job = dataclasses.replace(stages.job, weights=WeightsConfig(folder=str(damaged), offline=True))
     decoded = call(decode, config.decode, job, stages.drawn(), "d")
-    assert {row.picture for row in rows(job, decoded, PictureRecord)} == {None}
-    # The scorer is whole: its weights lie in the folder of the other stages.
+    assert {row.image for row in rows(job, decoded, PixelsRecord)} == {None}
     scored = call(score, config.score, stages.job, stages.translated(), decoded, "s")
     assert scored.rows == 0
     artifacts = {
@@ -193,64 +174,76 @@ def test_pixels_that_are_no_numbers_make_an_empty_picture_and_a_reject(
     assert manifest.rejected == {"decode_error": 7, "translation_failed": 2}
 
 
-def test_a_vqgan_of_another_decoder_is_named(
-    config: RunConfig, stages: Stages, tmp_path: Path
+def test_a_gpu_is_released_before_its_images_are_encoded(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = write_tiny_vqgan(tmp_path / "small", codes=2)
-    job = dataclasses.replace(stages.job, weights=WeightsConfig(folder=str(small), offline=True))
-    with pytest.raises(SettingsError, match=r"decode.model does not belong to generate.model"):
-        call(decode, config.decode, job, stages.drawn(), "d")
+    device = queue_lock(torch.device("cpu"), "images")
+    released: list[bool] = []
+
+    def encode(image: torch.Tensor) -> bytes:
+        until = time.monotonic() + 10
+        while device._locked and time.monotonic() < until:
+            time.sleep(0.01)
+        released.append(not device._locked)
+        return encode_for_stage(image)
+
+    stages.drawn()
+    monkeypatch.setattr("rudalle_lib.images.decoding.encode_for_stage", encode)
+    with ThreadPoolExecutor(7) as threads:
+        monkeypatch.setattr("rudalle_lib.images.decoding.files_beside", lambda _: threads)
+        decoded = rows(stages.job, stages.decoded(), PixelsRecord)
+    assert released == [True] * 7
+    assert {decode_image(row.image or b"").shape for row in decoded} == {(3, SIDE, SIDE)}
 
 
-# --- score, upscale ----------------------------------------------------------------------------
+# --- upscale -----------------------------------------------------------------------------------
 
 
-def test_pictures_are_compared_with_every_unsafe_text(stages: Stages) -> None:
-    texts = ("чёрный квадрат", "красный круг")
-    section = stages.config.score.model_copy(update={"unsafe_texts": texts})
-    made = call(score, section, stages.job, stages.translated(), stages.decoded(), "unsafe")
-    found = rows(stages.job, made, ScoreRecord)
-    own = {"black": texts[0], "red": texts[1]}
-    assert {row.prompt_id for row in found} >= own.keys()
-    # The text of a picture's own prompt is among them, so none is less like than that.
-    assert all(row.unsafe is not None and row.unsafe >= row.score - 1e-6 for row in found
-               if row.prompt_id in own)  # fmt: skip
-    plain = rows(stages.job, stages.scored(), ScoreRecord)
-    assert [row.unsafe for row in plain] == [None] * len(plain)
-    assert [row.score for row in plain] == [row.score for row in found]
-
-
-def test_scores_are_cosines_with_ranks_inside_each_prompt(stages: Stages) -> None:
-    found = rows(stages.job, stages.scored(), ScoreRecord)
-    assert all(-1 <= row.score <= 1 for row in found)
-    assert sorted(row.rank for row in found if row.prompt_id == "black") == [1, 2, 3]
-    best = max((row for row in found if row.prompt_id == "black"), key=lambda row: row.score)
-    assert best.rank == 1
-
-
-def test_only_kept_images_are_enlarged_and_a_wider_choice_adds_the_others(stages: Stages) -> None:
+def test_only_kept_images_are_enlarged_and_a_wider_selection_adds_the_others(
+    stages: Stages,
+) -> None:
     job = stages.job
-    narrow = {row.image_id: row for row in rows(job, stages.upscaled(1), PictureRecord)}
+    narrow = {row.image_id: row for row in rows(job, stages.upscaled(1), PixelsRecord)}
     assert len(narrow) == 3
     assert {row.width for row in narrow.values()} == {2 * SIDE}
-    wide = {row.image_id: row for row in rows(job, stages.upscaled(2), PictureRecord)}
+    wide = rows(job, stages.upscaled(2), PixelsRecord)
     assert len(wide) == 6
-    assert narrow.items() <= wide.items()
+    assert narrow.items() <= {row.image_id: row for row in wide}.items()
+    ids = [row.image_id for row in rows(job, stages.decoded(), PixelsRecord)]
+    assert [row.image_id for row in wide] == sorted((row.image_id for row in wide), key=ids.index)
 
 
-def test_a_narrower_choice_needs_no_network(stages: Stages) -> None:
+def test_a_narrower_selection_loads_no_model(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stages.upscaled(2)
     before = snapshot(Path(stages.job.output))
-    nowhere = WeightsConfig(folder="/nowhere", offline=True)
-    stages.job = dataclasses.replace(stages.job, weights=nowhere)
+    monkeypatch.setattr("tasks.upscale.upscaler", fail)
     assert stages.upscaled(1).rows == 6
     assert snapshot(Path(stages.job.output)) == before
+    with pytest.raises(pytest.fail.Exception):
+        stages.upscaled(3)
 
 
-# --- skipping ----------------------------------------------------------------------------------
+def test_only_drawing_takes_the_queue_for_drawing(
+    stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a GPU draws one shard while it decodes, scores and enlarges another one."""
+    taken: list[str] = []
+
+    def watch(device: Any, queue: Any) -> Any:
+        taken.append(queue)
+        return queue_lock(device, queue)
+
+    monkeypatch.setattr("tasks.runtime.models.queue_lock", watch)
+    stages.upscaled(1)
+    assert taken == ["images", "draw", "images", "images", "images"]
 
 
-def test_a_stage_with_the_same_fingerprint_is_skipped_and_another_is_not(
+# --- reuse -------------------------------------------------------------------------------------
+
+
+def test_an_artifact_is_reused_if_its_fingerprint_is_the_same(
     config: RunConfig, stages: Stages
 ) -> None:
     first = stages.translated()
@@ -262,9 +255,12 @@ def test_a_stage_with_the_same_fingerprint_is_skipped_and_another_is_not(
     assert snapshot(Path(stages.job.output)) != before
 
 
-def test_a_damaged_artifact_is_made_again(stages: Stages) -> None:
-    path = Path(stages.drawn().uri)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    found = rows(stages.job, stages.drawn(), TokensRecord)
-    assert len(found) == 7
+@pytest.mark.parametrize("stage", ["translated", "drawn", "decoded", "scored"])
+def test_a_damaged_artifact_is_rebuilt(stages: Stages, stage: str) -> None:
+    make = getattr(stages, stage)
+    artifact = make()
+    path = Path(artifact.uri)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    assert make().rows == artifact.rows
+    assert read_artifact(Storage(stages.job.output), artifact).num_rows == artifact.rows

@@ -1,4 +1,4 @@
-"""A real browser for the tests of what people look at."""
+"""A real browser for the tests of web pages."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
-#: The names that packages give to Chromium.
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+"""Names under which packages install Chromium."""
 
-#: Without these it asks for a sandbox, a GPU, and its maker's servers.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -21,24 +20,25 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+"""Chromium must not need a sandbox or a GPU, nor contact its vendor's servers."""
 
-#: A view on a desktop, in CSS pixels.
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+"""Size of a desktop window in CSS pixels."""
 
 
 def find_chromium() -> str:
-    """The path of a Chromium of this machine; the test fails where there is none."""
+    """Return the path of an installed Chromium; the test fails if there is none."""
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
-        pytest.fail(f"none of {', '.join(NAMES)} is on the path; install one with: make chromium")
+        pytest.fail(f"none of {', '.join(NAMES)} is on the PATH; install one with: make chromium")
     return found
 
 
-# Not for the whole session: Playwright keeps an event loop running in this thread, in which
-# Prefect's flows of other modules would find themselves.
+# Not session-scoped: Playwright keeps an event loop running in this thread, and Prefect flows of
+# other test modules would detect it.
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Headless Chromium, for the tests of one module. Run flows in processes of their own."""
+    """Headless Chromium for the tests of one module. Flows must run in separate processes."""
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=find_chromium(), args=list(FLAGS))
         yield launched
@@ -47,11 +47,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page of desktop size; an error in its scripts, or a refused one, fails the test."""
+    """A page of desktop size; a script error or a blocked script fails the test."""
     opened = browser.new_page(viewport=DESKTOP)
-    faults: list[str] = []
-    opened.on("pageerror", lambda error: faults.append(str(error)))
-    opened.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    errors: list[str] = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("console", lambda entry: errors.append(entry.text) if entry.type == "error" else None)
     yield opened
     opened.close()
-    assert faults == []
+    assert errors == []

@@ -1,4 +1,4 @@
-"""Prefect's own pages in a real browser, with a run on the tiny stack in them."""
+"""Prefect's pages in a real browser, showing a run on the tiny stack."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ import yaml
 from PIL import Image, ImageStat
 from playwright.sync_api import Browser
 
-from flows.demo_server import run_with, serving
-from rudalle_lib.errors import ConfigError
-from tests.servers import free_ports
-from tests.tiny_stack import write_tiny_stack
-from tests.ui.screenshots import take_artifact, take_gallery, take_run
+from flows.ui.demo_server import run_with, serving
+from tests.support.servers import free_ports
+from tests.support.tiny_stack import write_tiny_stack
+from tests.ui.screenshots import (
+    form_address,
+    open_page,
+    query_api,
+    take_artifact,
+    take_gallery,
+    take_run,
+)
 
 pytestmark = [pytest.mark.ui, pytest.mark.slow]
 
@@ -26,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(folder: Path) -> Iterator[str]:
-    """A server with the run of three prompts in it."""
+    """The address of a server that shows a run of three prompts."""
     table = folder / "prompts.csv"
     table.write_text("prompt\nчёрный квадрат\nкрасный круг\nсиний крест\n", encoding="utf-8")
     settings = {
@@ -45,26 +51,42 @@ def address(folder: Path) -> Iterator[str]:
 
 
 def is_drawn(path: Path) -> bool:
-    """Whether a picture is of the expected size and shows something."""
-    picture = Image.open(path)
-    return picture.size == (1280, 860) and max(ImageStat.Stat(picture).stddev) > 5
+    """Whether an image is of the expected size and shows something."""
+    image = Image.open(path)
+    return image.size == (1280, 860) and max(ImageStat.Stat(image).stddev) > 5
 
 
-def test_run_artifact_and_gallery_can_be_seen(browser: Browser, address: str, folder: Path) -> None:
-    """The artifact's page shows the pictures inside it: each function waits for what it names."""
+def test_screenshots_show_run_artifact_and_gallery(
+    browser: Browser, address: str, folder: Path
+) -> None:
+    """Each function waits until its page shows the run; the artifact embeds images."""
     take_run(browser, address, folder / "run.webp")
     take_artifact(browser, address, "tiny", folder / "artifact.webp")
     take_gallery(browser, folder / "out/gallery/index.html", folder / "gallery.webp")
     assert all(is_drawn(folder / f"{name}.webp") for name in ("run", "artifact", "gallery"))
 
 
-def test_a_second_server_at_the_same_port_is_refused(address: str, tmp_path: Path) -> None:
-    port = int(address.rpartition(":")[2])
-    refused = pytest.raises(ConfigError, match=f"a server at {address} already")
-    with refused, serving(tmp_path, port):
-        pass
-
-
-def test_a_run_that_fails_is_told_with_its_exit_code(address: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="exit code 2"):
-        run_with(address, str(tmp_path / "missing.yaml"))
+def test_the_form_is_short_grouped_and_keeps_what_it_does_not_show(
+    browser: Browser, address: str
+) -> None:
+    """It had 13 sections and was 10,900 pixels tall."""
+    settings = {"name": "form", "generate": {"images": 3, "top_p": 0.7}, "runtime": {"threads": 1}}
+    page = open_page(browser, form_address(address, "form", config=settings))
+    images = page.locator(".schema-form-property", has_text="Candidates per prompt").last
+    images.wait_for()
+    labels = page.locator(".schema-form-property__label").all_inner_texts()
+    assert [label.removesuffix(" (Optional)") for label in labels] == [
+        "config", "Name", "Output", "Prompts", "Prompt table", "First rows only", "Generate",
+        "Decoder", "Candidates per prompt", "Score", "Keep the best", "Minimum score", "Upscale",
+        "Upscaler", "Publish", "Format", "Seed",
+    ]  # fmt: skip
+    height = page.evaluate("document.querySelector('form').scrollHeight")
+    assert height < 3_000
+    images.locator("input").fill("5")
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/runs/flow-run/**")
+    (run, *_) = query_api(address, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
+    config = run["parameters"]["config"]
+    assert config["generate"]["images"] == 5 and config["generate"]["top_p"] == 0.7
+    assert config["runtime"] == {"threads": 1}
+    page.close()

@@ -1,4 +1,6 @@
-"""Captions: Russian with right gender and case, English, and their everyday variants."""
+"""Captions: Russian with correct gender and case, English, and their variants."""
+
+from __future__ import annotations
 
 import random
 import re
@@ -8,14 +10,14 @@ import pytest
 from rudalle_lib.demo.captions import (
     NOUNS,
     adjective_ru,
+    background_ru,
     caption_variant,
     english_caption,
     english_variant,
-    ground_ru,
     partial_caption,
     russian_caption,
 )
-from rudalle_lib.demo.scenes import COLOURS, GROUNDS, SHAPES, Figure, Scene, random_scene
+from rudalle_lib.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, Figure, Scene, random_scene
 
 SENTENCES = [
     (
@@ -110,7 +112,6 @@ SENTENCES = [
         "a blue cross to the left of a small orange square on a beige background",
     ),
 ]
-# Nominative, genitive and instrumental; masculine and feminine.
 ADJECTIVES = {
     "red": "красный красного красным красная красной красной",
     "blue": "синий синего синим синяя синей синей",
@@ -125,6 +126,8 @@ ADJECTIVES = {
     "large": "крупный крупного крупным крупная крупной крупной",
     "little": "небольшой небольшого небольшим небольшая небольшой небольшой",
 }
+"""Nominative, genitive and instrumental, first masculine, then feminine."""
+
 NOUN_FORMS = {
     "square": "квадрат квадрата квадратом",
     "circle": "круг круга кругом",
@@ -132,14 +135,14 @@ NOUN_FORMS = {
     "cross": "крест креста крестом",
     "bar": "полоса полосы полосой",
 }
-GROUND_WORDS = {"white": "белом", "black": "чёрном", "beige": "бежевом", "grey": "сером"}
+BACKGROUND_WORDS = {"white": "белом", "black": "чёрном", "beige": "бежевом", "grey": "сером"}
 CASES = ("nominative", "genitive", "instrumental")
 RUSSIAN_WORDS = {
-    *" ".join([*ADJECTIVES.values(), *NOUN_FORMS.values(), *GROUND_WORDS.values()]).split(),
+    *" ".join([*ADJECTIVES.values(), *NOUN_FORMS.values(), *BACKGROUND_WORDS.values()]).split(),
     *("слева", "справа", "от", "над", "под", "на", "фоне"),
 }
 ENGLISH_WORDS = {
-    *(*COLOURS, *GROUNDS, *SHAPES),
+    *(*COLOURS, *BACKGROUNDS, *SHAPES),
     *("a", "an", "the", "on", "background", "to", "left", "right", "of"),
     *("above", "over", "below", "under", "big", "large", "small", "little", "tiny"),
     *("purple", "gray", "stripe"),
@@ -169,13 +172,13 @@ def test_nouns_in_all_cases() -> None:
     assert [name for name, noun in NOUNS.items() if noun.feminine] == ["bar"]
 
 
-def test_grounds() -> None:
-    assert {g: ground_ru(g) for g in GROUNDS} == {
-        g: f"на {word} фоне" for g, word in GROUND_WORDS.items()
+def test_backgrounds() -> None:
+    assert {name: background_ru(name) for name in BACKGROUNDS} == {
+        name: f"на {word} фоне" for name, word in BACKGROUND_WORDS.items()
     }
 
 
-def test_every_caption_is_made_of_known_words() -> None:
+def test_captions_consist_of_known_words() -> None:
     rng = random.Random(1)
     known = RUSSIAN_WORDS | {word.replace("ё", "е") for word in RUSSIAN_WORDS}
     for scene in scenes():
@@ -191,7 +194,7 @@ def test_different_scenes_have_different_captions() -> None:
     assert len({english_caption(scene) for scene in different}) == len(different)
 
 
-def test_russian_variants_say_the_same_in_other_words() -> None:
+def test_russian_variants_change_size_words_order_and_letters() -> None:
     scene, russian, _ = SENTENCES[4]
     rng = random.Random(2)
     variants = {caption_variant(scene, rng) for _ in range(200)}
@@ -202,7 +205,7 @@ def test_russian_variants_say_the_same_in_other_words() -> None:
     assert len(variants) == 8
 
 
-def test_partial_captions_leave_out_colours_or_the_ground_and_never_sizes() -> None:
+def test_partial_captions_omit_colours_or_the_background_but_not_sizes() -> None:
     scene = Scene("beige", (Figure("bar", "red", "small"), Figure("cross", "blue", "big")), "above")
     rng = random.Random(2)
     assert {partial_caption(scene, rng) for _ in range(100)} == {
@@ -213,7 +216,7 @@ def test_partial_captions_leave_out_colours_or_the_ground_and_never_sizes() -> N
     }
 
 
-def test_english_variants_drop_articles_add_capitals_and_stops() -> None:
+def test_english_variants_drop_articles_and_add_capitals_and_full_stops() -> None:
     rng = random.Random(3)
     variants = {english_variant(SENTENCES[1][0], rng) for _ in range(400)}
     plain = {
@@ -226,7 +229,7 @@ def test_english_variants_drop_articles_add_capitals_and_stops() -> None:
     assert variants == {text + end for text in plain | capitals for end in ("", ".")}
 
 
-def test_english_variants_use_every_synonym() -> None:
+def test_english_variants_use_all_synonyms() -> None:
     rng = random.Random(5)
     texts = " ".join(english_variant(SENTENCES[4][0], rng).lower() for _ in range(400))
     assert set(re.findall(r"\w+", texts)) == {
@@ -235,7 +238,7 @@ def test_english_variants_use_every_synonym() -> None:
     }
 
 
-def test_articles_fit_their_words() -> None:
+def test_articles_match_their_words() -> None:
     rng = random.Random(4)
     for scene in scenes():
         for article, word in re.findall(r"\b(an?) (\w+)", english_variant(scene, rng).lower()):

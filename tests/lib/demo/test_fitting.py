@@ -1,4 +1,6 @@
-"""Shape fitting: true silhouettes are recognised with their measures, others are malformed."""
+"""Shape fitting: true silhouettes are recognised and measured, others are malformed."""
+
+from __future__ import annotations
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ def test_true_silhouettes_fit_their_shape(shape: str, side: int) -> None:
 
 @pytest.mark.parametrize("size", SIDES)
 @pytest.mark.parametrize("angle", [0, 45, 90, 135])
-def test_true_bars_fit_at_every_angle(size: str, angle: int) -> None:
+def test_true_bars_fit_at_all_angles(size: str, angle: int) -> None:
     (box,) = (box for box in boxes("bar", size) if box[2] == angle)
     fit = fit_shape(figure_mask("bar", *box) >= 0.5)
     assert fit.shape == "bar"
@@ -34,14 +36,14 @@ def test_true_bars_fit_at_every_angle(size: str, angle: int) -> None:
 
 @pytest.mark.parametrize("shape", ["square", "circle", "triangle", "cross"])
 @pytest.mark.parametrize("side", [26, 31, 45])
-def test_sides_off_the_grid_are_as_good(shape: str, side: int) -> None:
+def test_sides_that_are_not_on_the_grid_fit_too(shape: str, side: int) -> None:
     fit = fit_shape(figure_mask(shape, side, side) >= 0.5)
     assert (fit.shape, fit.malformed) == (shape, False)
     assert fit.side == pytest.approx(side, abs=0.5)
 
 
 @pytest.mark.parametrize("side", [24, 40, 56])
-def test_what_is_no_ideal_shape_is_malformed(side: int) -> None:
+def test_silhouettes_of_no_ideal_shape_are_malformed(side: int) -> None:
     triangle = figure_mask("triangle", side, side) >= 0.5
     rectangle = np.ones((side, side * 3 // 2), bool)
     line = np.ones((4, side + 8), bool)
@@ -52,8 +54,8 @@ def test_what_is_no_ideal_shape_is_malformed(side: int) -> None:
 
 
 @pytest.mark.parametrize("side", [24, 28, 40, 56])
-def test_a_shape_between_square_and_circle_is_malformed(side: int) -> None:
-    """Too round for a square, too square for a circle: a square with corners of radius 0.3."""
+def test_shape_between_square_and_circle_is_malformed(side: int) -> None:
+    """A square whose corners are rounded with a radius of 0.3 sides."""
     y, x = np.abs(np.mgrid[:side, :side] + 0.5 - side / 2)
     radius = 0.3 * side
     inner = side / 2 - radius
@@ -61,11 +63,11 @@ def test_a_shape_between_square_and_circle_is_malformed(side: int) -> None:
     assert fit_shape(rounded).malformed
 
 
-def test_a_single_pixel_has_a_fit_too() -> None:
+def test_single_pixel_can_be_fitted() -> None:
     assert fit_shape(np.ones((1, 1), bool)).side <= 2
 
 
-def test_a_pixel_of_noise_on_the_rim_is_forgiven() -> None:
+def test_single_noisy_pixels_on_the_edge_are_tolerated() -> None:
     square = np.pad(np.ones((36, 36), bool), 2)
     square[1, 10] = square[20, 39] = True
     square[2, 30] = False

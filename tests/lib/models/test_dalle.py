@@ -1,13 +1,16 @@
-"""The decoder network: sizes, layouts, loss. Agreement with the original is in tests/parity."""
+"""The decoder network: sizes, layouts, loss. `tests/parity` compares it with the original."""
+
+from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
-from rudalle_lib.models.dalle import Dalle, DalleConfig
+from rudalle_lib.models.dalle import Dalle, DalleConfig, DalleLayer
 
 CONFIG = DalleConfig(
     num_layers=6,
@@ -43,7 +46,7 @@ def test_blockwise_network_equals_the_masked_one(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["v2", "v3"])
-def test_logits_of_a_beginning_do_not_depend_on_what_follows(version: str) -> None:
+def test_logits_of_a_prefix_do_not_depend_on_what_follows(version: str) -> None:
     model, tokens = build(version=version), torch.cat(batch(), dim=1)
     whole, text = model(tokens), CONFIG.text_length
     for image_tokens in (0, 1, 9, CONFIG.image_length - 1):
@@ -56,8 +59,8 @@ def test_logits_of_a_beginning_do_not_depend_on_what_follows(version: str) -> No
 def test_loss_is_the_weighted_cross_entropy_of_text_and_image(version: str, first: int) -> None:
     model, (text, image) = build(version=version), batch()
     logits = model(torch.cat((text, image), dim=1)).float()
-    of_image = logits[:, first : first + CONFIG.image_length, 30:]
-    image_loss = functional.cross_entropy(of_image.transpose(1, 2), image)
+    image_logits = logits[:, first : first + CONFIG.image_length, 30:]
+    image_loss = functional.cross_entropy(image_logits.transpose(1, 2), image)
     labels = torch.where(text == 0, torch.arange(25, 30), text)[:, 5 - first :]
     text_loss = functional.cross_entropy(logits[:, :first, :30].transpose(1, 2), labels)
     loss = model.loss(text, image)
@@ -87,15 +90,18 @@ def test_parameters_have_the_published_names() -> None:
     assert not any("addition" in name for name in build(sandwich_norm=False).state_dict())
 
 
-def test_init_weights_sets_the_scales_that_were_asked_for() -> None:
+def test_init_weights_sets_the_given_scales() -> None:
     torch.manual_seed(0)
     model = Dalle(replace(CONFIG, text_vocab_size=500, hidden_size=96))
     model.init_weights(0.02, 0.5, 0.3, 0.25)
     layer = model.transformer.layers[0]
+    assert isinstance(layer, DalleLayer)
     assert model.text_embeddings.weight.std().item() == pytest.approx(0.5, rel=0.05)
     assert model.image_row_embeddings.weight.std().item() == pytest.approx(0.3, rel=0.2)
     assert layer.mlp.dense_h_to_4h.weight.std().item() == pytest.approx(0.02, rel=0.05)
-    assert layer.before_second_addition_layernorm.weight.unique().tolist() == [0.25]
+    last_norm = layer.before_second_addition_layernorm
+    assert isinstance(last_norm, nn.LayerNorm)
+    assert last_norm.weight.unique().tolist() == [0.25]
     assert layer.input_layernorm.weight.unique().tolist() == [1.0]
 
 
@@ -122,7 +128,7 @@ def test_loads_onto_the_meta_device_and_runs_once_assigned() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"version": "v4"}, "version: expected 'v2' or 'v3', found 'v4'"),
         ({"num_heads": 5}, r"multiple of num_heads \(5\), found 24"),
@@ -130,6 +136,6 @@ def test_loads_onto_the_meta_device_and_runs_once_assigned() -> None:
         ({"text_vocab_size": 5}, "text_vocab_size: expected more than text_length"),
     ],
 )
-def test_sizes_that_do_not_fit_are_named(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
+def test_sizes_that_do_not_fit_are_rejected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         replace(CONFIG, **changes)

@@ -1,5 +1,6 @@
-"""RRDBNet: scales, how far a pixel reaches, published sizes, refusals. Equality with the
-reference is proven in `tests/parity`.
+"""RRDBNet: scales, receptive radius, published sizes, rejected sizes.
+
+`tests/parity` compares it with the reference.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ def test_sides_grow_by_the_scale(scale: int) -> None:
 
 
 @pytest.mark.parametrize("scale", [2, 4, 8])
-def test_receptive_radius_bounds_what_a_pixel_reaches(scale: int) -> None:
-    """The gradient of one output pixel is zero beyond the radius, and not far within it."""
+def test_receptive_radius_bounds_the_gradient(scale: int) -> None:
+    """The gradient of an output pixel is zero beyond the radius, which is nearly tight."""
     model = tiny(scale).double()
-    for weight in model.parameters():  # nothing may vanish or cancel
+    for weight in model.parameters():  # no gradient may vanish or cancel
         torch.nn.init.uniform_(weight, 0.1, 0.2)
     radius = model.config.receptive_radius
     side = 2 * radius + 12
@@ -48,11 +49,11 @@ def test_receptive_radius_bounds_what_a_pixel_reaches(scale: int) -> None:
 def test_published_size() -> None:
     with torch.device("meta"):
         state = RrdbNet(RrdbNetConfig(8)).state_dict()
-        doubling = RrdbNet(RrdbNetConfig(2)).state_dict()
+        x2 = RrdbNet(RrdbNetConfig(2)).state_dict()
     assert state["body.22.rdb3.conv5.weight"].shape == (64, 192, 3, 3)
     assert state["conv_up3.weight"].shape == (64, 64, 3, 3)
-    assert doubling["conv_first.weight"].shape == (64, 12, 3, 3)
-    assert "conv_up3.weight" not in doubling
+    assert x2["conv_first.weight"].shape == (64, 12, 3, 3)
+    assert "conv_up3.weight" not in x2
 
 
 def test_starts_near_the_identity_and_learns() -> None:
@@ -64,7 +65,7 @@ def test_starts_near_the_identity_and_learns() -> None:
     assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
-def test_refusals() -> None:
+def test_sizes_that_do_not_fit_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"one of \(2, 4, 8\), found 3"):
         RrdbNetConfig(3)
     with pytest.raises(ValueError, match=r"divisible by 2, found \[5, 4\]"):

@@ -1,17 +1,20 @@
-"""ruCLIP: what its text tower looks at, published sizes, refusals. Equality with the reference
-is proven in `tests/parity`.
+"""ruCLIP: its text tower, published sizes, rejected inputs.
+
+`tests/parity` compares it with the reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
-from rudalle_lib.models.ruclip import RuClip, RuClipConfig, pack
+from rudalle_lib.models.ruclip import Block, RuClip, RuClipConfig, optimize_for_inference
 
-TINY = dict(
+TINY: dict[str, Any] = dict(
     embed_dim=8,
     image_resolution=16,
     vision_layers=1,
@@ -31,10 +34,10 @@ EOS = 3
 def model() -> Iterator[RuClip]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        yield RuClip(RuClipConfig(**TINY)).eval()  # type: ignore[arg-type]
+        yield RuClip(RuClipConfig(**TINY)).eval()
 
 
-def test_what_follows_the_end_of_a_text_is_not_seen(model: RuClip) -> None:
+def test_ids_after_the_end_of_a_text_are_ignored(model: RuClip) -> None:
     ids = torch.tensor([[2, 7, 8, EOS, 0, 0, 0, 0, 0, 0]])
     other = torch.tensor([[2, 7, 8, EOS, 9, EOS, 11, 0, 5, 6]])
     short = ids[:, :4]
@@ -43,17 +46,19 @@ def test_what_follows_the_end_of_a_text_is_not_seen(model: RuClip) -> None:
 
 
 @torch.no_grad()
-def test_a_text_has_the_same_features_beside_longer_ones(model: RuClip) -> None:
+def test_features_of_a_text_do_not_depend_on_longer_ones(model: RuClip) -> None:
     ids = torch.tensor([[2, 7, EOS, 0, 0, 0], [2, 8, 9, 10, 11, EOS]])
     torch.testing.assert_close(model.encode_text(ids)[0], model.encode_text(ids[:1])[0])
 
 
 @torch.no_grad()
-def test_packed_it_gives_the_same_features(model: RuClip) -> None:
+def test_optimized_model_computes_the_same_features(model: RuClip) -> None:
     ids, pixels = torch.tensor([[2, 7, 8, EOS]]), torch.randn(2, 3, 16, 16)
     plain = model.encode_text(ids), model.encode_image(pixels)
-    pack(model)
-    assert model.transformer.resblocks[0].attn.packed is not None  # type: ignore[union-attr]
+    optimize_for_inference(model)
+    block = model.transformer.resblocks[0]
+    assert isinstance(block, Block)
+    assert block.attn.fast_in_proj is not None
     for found, expected in zip(
         (model.encode_text(ids), model.encode_image(pixels)), plain, strict=True
     ):
@@ -104,10 +109,10 @@ def test_published_size() -> None:
     assert shapes["logit_scale"] == ()
 
 
-def test_refusals(model: RuClip) -> None:
+def test_inputs_that_do_not_fit_are_rejected(model: RuClip) -> None:
     with pytest.raises(ValueError, match=r"no end-of-text id 3 in text rows \[1\]"):
         model.encode_text(torch.tensor([[2, 7, EOS], [2, 7, 8]]))
-    with pytest.raises(ValueError, match="at most 10 ids a text, found 11"):
+    with pytest.raises(ValueError, match="at most 10 ids per text, found 11"):
         model.encode_text(torch.full((1, 11), EOS))
     with pytest.raises(ValueError, match=r"\[B, 3, 16, 16\], found \[1, 3, 16, 24\]"):
         model.encode_image(torch.zeros(1, 3, 16, 24))
@@ -115,3 +120,29 @@ def test_refusals(model: RuClip) -> None:
         RuClipConfig(image_resolution=16, vision_patch_size=7)
     with pytest.raises(ValueError, match="transformer_width=10 must be a multiple of its 4"):
         RuClipConfig(transformer_width=10, transformer_heads=4)
+
+
+@torch.no_grad()
+def test_attention_gets_what_the_fused_kernels_of_gpus_accept(
+    model: RuClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flash attention takes 16 bits, heads of a multiple of 8, rows without gaps, and no mask."""
+    calls: list[tuple[torch.Tensor, ...]] = []
+    attend = functional.scaled_dot_product_attention
+
+    def watch(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_causal: bool
+    ) -> torch.Tensor:
+        calls.append((query, key, value))
+        return attend(query, key, value, is_causal=is_causal)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watch)
+    model.to(torch.bfloat16)
+    model.encode_image(torch.randn(2, 3, 16, 16))
+    model.encode_text(torch.tensor([[2, 7, 8, EOS]]))
+    assert len(calls) == 1 + 2
+    for tensors in calls:
+        for tensor in tensors:
+            assert tensor.dtype == torch.bfloat16
+            assert tensor.stride(-1) == 1 and tensor.shape[-1] % 8 == 0
+            assert not tensor.is_contiguous(), "a view: nothing was copied"

@@ -1,4 +1,6 @@
-"""The masks say what the module says, and blocks give what masks give."""
+"""Masks follow the documented rule, and blockwise attention matches masked attention."""
+
+from __future__ import annotations
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ GRIDS = [
 
 
 def sees(kind: LayerKind, grid: TokenGrid, query: int, key: int) -> bool:
-    """The rule in words, cell by cell."""
+    """The rule of the module, cell by cell."""
     if key > query:
         return False
     if kind is LayerKind.ROW:
@@ -37,7 +39,7 @@ def sees(kind: LayerKind, grid: TokenGrid, query: int, key: int) -> bool:
         rows = {(key_row + step) % grid.height for step in reach}
         columns = {(key_column + step) % grid.width for step in reach}
     else:
-        rows, columns = ({at + step for step in reach} for at in (key_row, key_column))
+        rows, columns = ({start + step for step in reach} for start in (key_row, key_column))
     return row in rows and column in columns
 
 
@@ -50,7 +52,7 @@ def test_cell_masks_follow_the_rule(kind: LayerKind, grid: TokenGrid) -> None:
 
 
 @pytest.mark.parametrize("kind", LayerKind)
-def test_everyone_sees_earlier_text_and_no_text_sees_the_image(kind: LayerKind) -> None:
+def test_text_is_visible_to_all_cells_and_sees_no_cell(kind: LayerKind) -> None:
     mask = sequence_mask(kind, TokenGrid(4, 3, 3))
     assert mask[4:, :4].all()
     assert torch.equal(mask[:4], torch.ones(4, 13).tril().bool())
@@ -69,7 +71,7 @@ def test_layer_kinds_follow_the_published_order() -> None:
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("kind", LayerKind)
-def test_blocks_equal_masks_with_their_gradients(kind: LayerKind, grid: TokenGrid) -> None:
+def test_blockwise_attention_and_gradients_match_masks(kind: LayerKind, grid: TokenGrid) -> None:
     torch.manual_seed(0)
     query, key, value, weight = torch.randn(4, 2, 2, grid.length, 3, dtype=torch.float64)
     results = []

@@ -1,19 +1,20 @@
-"""The VQ-GAN: shapes, what a trainer relies on, and refusals. Equality with the reference is
-proven in `tests/parity`.
+"""The VQ-GAN: shapes, what training relies on, rejected sizes.
+
+`tests/parity` compares it with the reference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from rudalle_lib.models.haar import InverseHaar
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 
-TINY = dict(
+TINY: dict[str, Any] = dict(
     resolution=16,
     ch=8,
     ch_mult=(1, 2),
@@ -27,7 +28,7 @@ TINY = dict(
 
 
 def tiny(**changes: object) -> VqGan:
-    return VqGan(VqGanConfig(**{**TINY, **changes})).eval()  # type: ignore[arg-type]
+    return VqGan(VqGanConfig(**{**TINY, **changes})).eval()
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +39,7 @@ def seeded() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("dwt", [False, True])
-def test_tokens_there_and_back(dwt: bool) -> None:
+def test_shapes_of_encoded_and_decoded_images(dwt: bool) -> None:
     model = tiny(dwt=dwt)
     tokens = model.encode(torch.rand(2, 3, 16, 12) * 2 - 1)
     assert tokens.shape == (2, 8, 6)
@@ -48,35 +49,35 @@ def test_tokens_there_and_back(dwt: bool) -> None:
     assert decoded.abs().max() <= 1
 
 
-def test_pictures_of_a_batch_do_not_mix() -> None:
+def test_decoding_is_batch_invariant() -> None:
     model = tiny()
     tokens = torch.randint(0, 20, (3, 8, 8))
-    alone = torch.cat([model.decode(one[None]) for one in tokens])
-    together = model.decode_features(model.embed_codes(tokens)).clamp(-1, 1)
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
-    assert torch.equal(model.decode(tokens), alone)  # on a CPU not a bit of difference
+    alone = torch.cat([model.decode(single[None]) for single in tokens])
+    batch = model.decode_features(model.embed_codes(tokens)).clamp(-1, 1)
+    torch.testing.assert_close(batch, alone, atol=1e-5, rtol=0)
+    assert torch.equal(model.decode(tokens), alone)  # bit-identical on a CPU
 
 
-def test_channels_last_changes_nothing() -> None:
+def test_channels_last_layout_gives_the_same_results() -> None:
     model = tiny()
     images = torch.rand(2, 3, 16, 16) * 2 - 1
     plain = model.decode_features(model.encode_features(images))
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     features = model.encode_features(images.to(memory_format=torch.channels_last))
     torch.testing.assert_close(model.decode_features(features), plain, atol=1e-5, rtol=1e-5)
 
 
-def test_priced_nearest_neighbours_are_a_gumbel_codebook() -> None:
-    """With weight 2e, bias -|e|^2 + s log p, argmax is argmin of distance - s log p."""
+def test_nearest_neighbours_with_costs_are_a_gumbel_codebook() -> None:
+    """With weight 2e and bias -|e|^2 + s log p, argmax is the argmin of distance - s log p."""
     model = tiny()
-    codes, prices = torch.randn(20, 6), -0.5 * torch.rand(20).log()
+    codes, costs = torch.randn(20, 6), -0.5 * torch.rand(20).log()
     with torch.no_grad():
         model.quantize.embed.weight.copy_(codes)
         model.quantize.proj.weight.copy_(2 * codes[:, :, None, None])
         assert model.quantize.proj.bias is not None
-        model.quantize.proj.bias.copy_(-codes.square().sum(1) - prices)
+        model.quantize.proj.bias.copy_(-codes.square().sum(1) - costs)
     features = torch.randn(2, 6, 5, 5)
-    distances = torch.cdist(features.permute(0, 2, 3, 1).flatten(0, 2), codes).square() + prices
+    distances = torch.cdist(features.permute(0, 2, 3, 1).flatten(0, 2), codes).square() + costs
     tokens = model.code_logits(features).argmax(dim=1)
     assert tokens.flatten().equal(distances.argmin(dim=1))
     assert model.embed_codes(tokens)[0, :, 2, 3].equal(codes[tokens[0, 2, 3]])
@@ -89,10 +90,10 @@ def test_every_weight_learns() -> None:
     loss = F.mse_loss(model.decode_features(features), images)
     (loss + model.code_logits(features).square().mean()).backward()
     without = [name for name, weight in model.named_parameters() if weight.grad is None]
-    assert without == ["quantize.embed.weight"]  # what a trainer's own quantiser moves
+    assert without == ["quantize.embed.weight"]  # updated by a trainer's own quantiser
 
 
-def test_decoder_may_have_its_own_widths() -> None:
+def test_decoder_widths_may_differ_from_the_encoder() -> None:
     model = tiny(decoder_ch=16, decoder_ch_mult=(1, 1))
     assert model.decoder.get_submodule("conv_out").in_channels == 16
     assert model.decode(torch.zeros(1, 2, 2, dtype=torch.int64)).shape == (1, 3, 4, 4)
@@ -112,20 +113,10 @@ def test_published_size() -> None:
     assert "encoder.down.3.downsample.conv.weight" not in shapes
 
 
-def test_inverse_haar_undoes_the_transform() -> None:
-    picture = torch.rand(2, 3, 8, 6)
-    a, b = picture[:, :, ::2, ::2], picture[:, :, ::2, 1::2]
-    c, d = picture[:, :, 1::2, ::2], picture[:, :, 1::2, 1::2]
-    low = (a + b + c + d) / 2
-    high = torch.stack([a + b - c - d, a - b + c - d, a - b - c + d], dim=2) / 2
-    bands = torch.cat([low, high.flatten(1, 2)], dim=1)
-    torch.testing.assert_close(InverseHaar()(bands), picture)
-
-
-def test_refusals() -> None:
+def test_sizes_that_do_not_fit_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"norm_groups=3 must divide every width, found \[8, 16\]"):
         tiny(norm_groups=3)
-    with pytest.raises(ValueError, match="equally many levels, found 2 and 3"):
+    with pytest.raises(ValueError, match="same number of levels, found 2 and 3"):
         tiny(decoder_ch_mult=(1, 1, 1))
     with pytest.raises(ValueError, match=r"divisible by 2, found \[15, 16\]"):
         tiny().encode(torch.zeros(1, 3, 15, 16))

@@ -1,4 +1,6 @@
-"""Muon: updates are nearly orthogonal, as large as AdamW's, the same as those of torch's own."""
+"""Muon: updates are nearly orthogonal, as large as AdamW's, and match torch's own Muon."""
+
+from __future__ import annotations
 
 import copy
 
@@ -20,13 +22,13 @@ def matrices() -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3])
-def test_singular_values_come_close_to_one(shape: tuple[int, int]) -> None:
-    found = orthogonal(torch.randn(3, *shape, generator=torch.Generator().manual_seed(2)))
-    values = torch.linalg.svdvals(found)
+def test_singular_values_are_close_to_one(shape: tuple[int, int]) -> None:
+    update = orthogonal(torch.randn(3, *shape, generator=torch.Generator().manual_seed(2)))
+    values = torch.linalg.svdvals(update)
     assert 0.4 < values.min() <= values.max() < 1.4
 
 
-def test_steps_are_those_of_torch() -> None:
+def test_steps_match_those_of_torch() -> None:
     ours, theirs = matrices(), [copy.deepcopy(matrix) for matrix in matrices()]
     for matrix, twin in zip(ours, theirs, strict=True):
         twin.grad = matrix.grad
@@ -39,7 +41,7 @@ def test_steps_are_those_of_torch() -> None:
         assert torch.allclose(matrix, twin, atol=1e-3)  # both round to bfloat16
 
 
-def test_a_matrix_without_gradient_stays() -> None:
+def test_matrix_without_gradient_does_not_change() -> None:
     matrix = nn.Parameter(torch.ones(4, 4))
     Muon([matrix], lr=1.0).step()
     assert torch.equal(matrix, torch.ones(4, 4))

@@ -1,4 +1,6 @@
-"""Training of the translator: its data, and a short run that is stopped, resumed and exported."""
+"""Training of the translator: data, and a short training that is stopped, resumed and exported."""
+
+from __future__ import annotations
 
 import random
 from pathlib import Path
@@ -17,10 +19,10 @@ from rudalle_lib.training.translation import (
     main,
     train_vocabulary,
 )
-from rudalle_lib.translation import Translator, load_tokenizer
+from rudalle_lib.weights.marian import load_marian, load_tokenizer
 
 
-def test_pairs_are_the_same_for_the_same_seed_and_cover_the_variants() -> None:
+def test_pairs_are_determined_by_the_seed_and_include_all_variants() -> None:
     pairs = list(caption_pairs(1, 600))
     assert pairs == list(caption_pairs(1, 600)) != list(caption_pairs(2, 600))
     english = " ".join(text for text, _ in pairs)
@@ -36,24 +38,24 @@ def test_pairs_are_the_same_for_the_same_seed_and_cover_the_variants() -> None:
         "against",
     ):
         assert words in english
-    assert any("фоне" not in russian for _, russian in pairs)  # no ground was named
+    assert any("фоне" not in russian for _, russian in pairs)  # the caption has no background
     assert not any(text.endswith(("on", ",")) for text, _ in pairs)
 
 
-def test_no_pair_names_a_held_out_combination(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pair_has_a_held_out_combination(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Scene] = []
 
-    def recorded(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    def record(scene: Scene, rng: random.Random) -> tuple[str, str]:
         seen.append(scene)
         return caption_pair(scene, rng)
 
-    monkeypatch.setattr(translation, "caption_pair", recorded)
+    monkeypatch.setattr(translation, "caption_pair", record)
     list(caption_pairs(3, 2000))
     assert len(seen) == 2000
     assert not any(has_held_out(scene) for scene in seen)
 
 
-def test_every_word_of_a_canonical_caption_is_one_piece(tmp_path: Path) -> None:
+def test_each_word_of_a_canonical_caption_is_one_piece(tmp_path: Path) -> None:
     train_vocabulary(tmp_path, seed=1)
     tokenizer = load_tokenizer(tmp_path)
     rng = random.Random(4)
@@ -66,7 +68,7 @@ def test_every_word_of_a_canonical_caption_is_one_piece(tmp_path: Path) -> None:
         assert NO_LABEL not in batch["labels"]
 
 
-def test_a_stopped_training_goes_on_and_ends_as_an_undisturbed_one(
+def test_resumed_training_ends_like_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(translation, "BATCH", 4)
@@ -75,9 +77,11 @@ def test_a_stopped_training_goes_on_and_ends_as_an_undisturbed_one(
         for count in steps:
             arguments = f"--out {tmp_path}/{name} --work {tmp_path}/{name}-work --examples 4"
             main([*arguments.split(), "--steps", str(count)])
-        return Translator.load(tmp_path / name).model.state_dict()
+        return load_marian(tmp_path / name).model.state_dict()
 
-    monkeypatch.setattr(translation, "cosine", lambda *_: 1.0)  # the schedule knows the end
+    monkeypatch.setattr(
+        translation, "cosine", lambda *_: 1.0
+    )  # the schedule depends on the number of steps
     whole, resumed = run("whole", 4), run("resumed", 2, 4)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     folder = tmp_path / "whole"

@@ -1,0 +1,91 @@
+"""Arguments and options that commands share, and the loading of configurations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rudalle_lib.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rudalle_lib.config.run import RunConfig
+
+PACKAGED = Path(__file__).resolve().parents[2] / "configs"
+"""Folder of the configurations that can be selected by name."""
+
+MAX_SHOWN = 500
+"""Characters of a wrong name that are shown."""
+
+Config = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG",
+        help="Configuration of the run: a YAML file or URL, or the name of a packaged one, such "
+        "as demo.",
+    ),
+]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Prompt table: a file, folder or pattern (Parquet, CSV, JSON). Overrides prompts.uri.",
+    ),
+]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        help="Output of the run: a folder or URL, such as s3://bucket/run. Overrides output.",
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of the configuration, such as generate.images=4. Repeatable.",
+    ),
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON instead, for scripts; see docs/operations.md.")
+]
+FinishedOutput = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="Output of a run: a folder or URL.")
+]
+
+
+def load(
+    config: str, prompts: str | None, output: str | None, overrides: Sequence[str] | None
+) -> RunConfig:
+    """Load a configuration; `prompts` and `output` override the file, `overrides` override all.
+
+    Raises:
+        ConfigError: when there is no such configuration, or it is invalid.
+    """
+    from rudalle_lib.config.run import RunConfig
+
+    options = [("prompts.uri", prompts), ("output", output)]
+    shortcuts = [f"{key}={value}" for key, value in options if value is not None]
+    return RunConfig.load(find_config(config), [*shortcuts, *(overrides or [])])
+
+
+def find_config(name: str) -> str:
+    """Return the path or URL of a configuration.
+
+    Raises:
+        ConfigError: when it is neither a file nor a packaged configuration; lists the latter.
+    """
+    packaged = str(PACKAGED / f"{name}.yaml")
+    if "://" in name or os.path.isfile(name):  # Path.is_file raises for impossible names
+        return name
+    if "/" not in name and os.path.isfile(packaged):
+        return packaged
+    names = ", ".join(sorted(path.stem for path in PACKAGED.glob("*.yaml")))
+    raise ConfigError(
+        f"There is no configuration {name[:MAX_SHOWN]!r}: expected a YAML file or one of the "
+        f"packaged configurations {names}."
+    )

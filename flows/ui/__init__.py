@@ -1,0 +1,1 @@
+"""Local web pages: a page to try prompts, and a Prefect server that shows a run."""

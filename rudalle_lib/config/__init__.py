@@ -1,0 +1,1 @@
+"""The configuration of a run: one frozen model, read from YAML."""

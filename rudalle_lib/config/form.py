@@ -1,0 +1,72 @@
+"""The form of a run in an orchestrator's UI: the settings that most runs change, by section.
+
+The whole schema makes a form of 13 sections that is ten screens tall. The short one shows some
+settings; a form keeps the values of all others as they were filled in, and a JSON editor changes
+them. A server still validates everything: the whole schema applies as well.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+BASIC = {
+    "name": "Name",
+    "output": "Output",
+    "prompts.uri": "Prompt table",
+    "prompts.limit": "First rows only",
+    "generate.model": "Decoder",
+    "generate.images": "Candidates per prompt",
+    "score.keep_best": "Keep the best",
+    "score.min_score": "Minimum score",
+    "upscale.model": "Upscaler",
+    "publish.format": "Format",
+    "seed": "Seed",
+}
+"""The settings in the form, in order, with their labels."""
+
+HELP = (
+    "The settings that runs change most often. All others stay as they are filled in; to change "
+    "them, too, choose **Use JSON input** in the menu of this field."
+)
+
+
+class ShortForm:
+    """Marks a parameter of type `RunConfig` whose form shows only the `BASIC` settings."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Return the schema of the form."""
+        whole = handler(core_schema)
+        form: dict[str, Any] = {"type": "object", "description": HELP, "properties": {}}
+        for position, (path, title) in enumerate(BASIC.items()):
+            place, schema = form["properties"], handler.resolve_ref_schema(whole)
+            *sections, key = path.split(".")
+            for name in sections:
+                section = schema["properties"][name]
+                schema = handler.resolve_ref_schema(section)
+                place = place.setdefault(name, {
+                    "type": "object",
+                    "title": name.capitalize(),
+                    "description": section.get("description") or schema.get("description", ""),
+                    "position": position,
+                    "properties": {},
+                })["properties"]  # fmt: skip
+            place[key] = {
+                **_labelled(schema["properties"][key]), "title": title, "position": position
+            }  # fmt: skip
+        # A condition that always holds: forms ignore it, validators apply the whole schema.
+        return {**form, "if": {}, "then": whole}
+
+
+def _labelled(setting: dict[str, Any]) -> dict[str, Any]:
+    """A setting that may be null has two buttons, which Prefect would label `int` and `None`."""
+    if "anyOf" not in setting:
+        return setting
+    labels = ["none" if option.get("type") == "null" else "value" for option in setting["anyOf"]]
+    options = zip(setting["anyOf"], labels, strict=True)
+    return {**setting, "anyOf": [{**option, "title": label} for option, label in options]}

@@ -1,0 +1,1 @@
+"""What the report makes of finished shards besides pages: larger data files, and thumbnails."""

@@ -1,0 +1,1 @@
+"""Images as bytes and tensors: encoding, resizing, scores, selection, upscaling, cutouts."""

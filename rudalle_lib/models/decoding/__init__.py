@@ -1,0 +1,1 @@
+"""Drawing image tokens one at a time with an exact sparse cache, in torch or compiled kernels."""

@@ -1,0 +1,1 @@
+"""Layers with faster forms for inference, and functions that put them into networks."""

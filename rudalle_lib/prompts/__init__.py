@@ -1,0 +1,1 @@
+"""From a prompt table to a frozen plan of shards."""

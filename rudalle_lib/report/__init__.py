@@ -1,0 +1,1 @@
+"""Reports of a run for people: dataset card, contact sheet, gallery, metrics, preview."""

@@ -1,0 +1,1 @@
+"""Devices, precisions, memory and batches."""

@@ -1,0 +1,1 @@
+"""The data types of a run: every row, column and JSON key that is written to disk."""

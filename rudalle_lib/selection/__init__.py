@@ -1,0 +1,1 @@
+"""Which images are kept: decisions by hand, and rules within prompts and across shards."""

@@ -1,0 +1,1 @@
+"""Files in a local folder or an object store: atomic writes, digests, clear errors."""

@@ -1,0 +1,1 @@
+"""Prompts as text: tokenizers, translation into Russian, blocked words."""

@@ -1,0 +1,1 @@
+"""What every task needs: models, devices, events and the wish to stop."""

@@ -1,0 +1,120 @@
+"""Turns on devices: within a process, across runs, and as Ray assigns them."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Literal
+
+import torch
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
+
+from rudalle_lib.config.runtime import RuntimeConfig
+from rudalle_lib.runtime.devices import resolve_devices
+
+Queue = Literal["draw", "images"]
+"""What a task does on a device: drawing tokens, or anything else. A GPU can do both at once."""
+
+
+class PriorityLock:
+    """A lock that goes to the waiting shard with the lowest index, so that shards get finished."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: list[int] = []
+        self._locked = False
+
+    @contextmanager
+    def hold(self, shard: int) -> Iterator[None]:
+        """Wait for the lock and hold it.
+
+        Args:
+            shard: index of the shard that waits.
+        """
+        with self._changed:
+            heapq.heappush(self._waiting, shard)
+            self._changed.wait_for(lambda: not self._locked and self._waiting[0] == shard)
+            heapq.heappop(self._waiting)
+            self._locked = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._locked = False
+                self._changed.notify_all()
+
+
+def queue_lock(device: torch.device, queue: Queue) -> PriorityLock:
+    """The lock of a device's queue in this process; a CPU has one queue for everything."""
+    return _lock(queue_name(device, queue))
+
+
+def queue_name(device: torch.device, queue: Queue) -> str:
+    """A name for a device's queue."""
+    return str(device) if device.type == "cpu" or queue == "draw" else f"{device} {queue}"
+
+
+@cache
+def _lock(name: str) -> PriorityLock:
+    return PriorityLock()
+
+
+def devices_for(runtime: RuntimeConfig, shard: int, all_devices: bool) -> tuple[torch.device, ...]:
+    """The devices of a task: those that Ray assigned to it, else one, in turn by shard.
+
+    Args:
+        runtime: names the runner, and the devices of the local one.
+        shard: index of the shard.
+        all_devices: return all devices, for a network that is spread over them.
+
+    Raises:
+        SettingsError: a device that this machine does not have.
+    """
+    if runtime.runner == "ray":
+        import ray
+
+        return ray_devices(ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    devices = resolve_devices(runtime.devices)
+    turn = shard % len(devices)
+    return tuple(devices if all_devices else devices[turn : turn + 1])
+
+
+def ray_devices(gpus: Sequence[int | str], visible: str | None) -> tuple[torch.device, ...]:
+    """The torch devices of GPUs that Ray assigned; the CPU if it assigned none.
+
+    Args:
+        gpus: as `ray.get_gpu_ids` returns them.
+        visible: CUDA_VISIBLE_DEVICES, the GPUs that this process can see. Torch numbers those from
+            0, and Ray does not.
+    """
+    order = visible.split(",") if visible else None
+    indices = [int(gpu) if order is None else order.index(str(gpu)) for gpu in gpus]
+    return tuple(torch.device("cuda", index) for index in indices) or (torch.device("cpu"),)
+
+
+@contextmanager
+def limited_across_runs(devices: Sequence[torch.device], queue: Queue = "images") -> Iterator[None]:
+    """Hold devices' queues on this machine exclusively among all runs of a Prefect server."""
+    names = [limit_name(socket.gethostname(), device, queue) for device in devices]
+    for name in names:
+        _ensure_limit(name, os.environ.get("PREFECT_API_URL"))
+    # A server that is down for a minute must not cost hours of work.
+    with concurrency(names, strict=True, raise_on_lease_renewal_failure=False):
+        yield
+
+
+def limit_name(host: str, device: torch.device, queue: Queue = "images") -> str:
+    """The name of the global concurrency limit of a device's queue, as Prefect shows it."""
+    return f"rudalle-flows {host} {queue_name(device, queue)}"
+
+
+@cache
+def _ensure_limit(name: str, _server: str | None) -> None:
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(name, 1)

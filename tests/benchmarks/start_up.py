@@ -1,0 +1,113 @@
+"""How soon commands answer: paired CPU times of this tree and, if given, of another one.
+
+.venv/bin/python -m tests.benchmarks.start_up --before /path/to/another/tree
+
+Each round runs every command once per tree, in turn. The table has the least of all rounds in CPU
+seconds, which other work on the machine hardly changes; on an idle one they are what a user waits.
+With `--images` the demo runs until it has published an image; drawing uses all cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[2]
+DATASET = HERE / "tests/data/before_rooms/dataset"
+"""A finished output of version 0.1, which all versions read."""
+
+COMMANDS = {
+    "`--help`": ["--help"],
+    "`status`": ["status", str(DATASET)],
+    "`models`": ["models"],
+    "`plan demo`, the first time": ["plan", "demo", "--output", "out-plan"],
+    "`plan demo`, again": ["plan", "demo", "--output", "out-plan"],
+}
+"""Commands that are timed to their end, in this order."""
+
+FIRST_LINE = "`run demo` into a pipe: its first line"
+FIRST_IMAGE = "... its first published image"
+LIMIT = 600.0
+"""Seconds after which the demo should have published an image."""
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--before", type=Path, help="another tree, such as a git worktree")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", action="store_true", help="also wait for the first image")
+    options = parser.parse_args()
+    trees = [HERE] if options.before is None else [options.before.resolve(), HERE]
+    times: dict[str, dict[Path, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for _ in range(options.rounds):
+        homes = {tree: Path(tempfile.mkdtemp(prefix="start-up-")) for tree in trees}
+        for name, command in COMMANDS.items():
+            for tree in trees:
+                times[name][tree].append(time_of(tree, command, homes[tree]))
+        for tree in trees:
+            for name, seconds in time_of_run(tree, homes[tree], options.images).items():
+                times[name][tree].append(seconds)
+        for home in homes.values():
+            shutil.rmtree(home)
+    head = ["command", *("before" if tree != HERE else "now" for tree in trees)]
+    print("| " + " | ".join(head) + " |\n|" + " --- |" * len(head))
+    for name, by_tree in times.items():
+        cells = [f"{min(by_tree[tree]):.2f} s" for tree in trees]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def environment(tree: Path, home: Path) -> dict[str, str]:
+    """That of a new user: an empty home, no settings of Prefect."""
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("PREFECT_", "XDG_"))}
+    return {**kept, "HOME": str(home), "PYTHONPATH": str(tree)}
+
+
+def time_of(tree: Path, arguments: list[str], home: Path) -> float:
+    """Run a command in a folder of its own; returns the CPU seconds that it took."""
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    silent = subprocess.DEVNULL
+    process = subprocess.Popen(
+        command, cwd=home, env=environment(tree, home), stdout=silent, stderr=silent
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, command
+    return used.ru_utime + used.ru_stime
+
+
+def time_of_run(tree: Path, home: Path, images: bool) -> dict[str, float]:
+    """Start the demo; returns the CPU seconds to its first line and to its first image."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "run", "demo", "--output", "out"],
+        cwd=home, env=environment(tree, home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline(), "the run said nothing"
+        found = {FIRST_LINE: cpu_seconds(process.pid)}
+        started = time.monotonic()
+        while images and not any((home / "out/shards").glob("*.json")):
+            assert process.poll() is None and time.monotonic() - started < LIMIT
+            time.sleep(0.02)
+        return {**found, FIRST_IMAGE: cpu_seconds(process.pid)} if images else found
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU seconds of a running process, from Linux."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The committed results are the tables that the documentation shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import processors, worth_training
+from tests.benchmarks.engine import PARTS, RESULTS, ROOT, Row, documented_tables
+
+DOCUMENT = ROOT / "docs" / "performance.md"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("full-*.json")), ids=lambda path: path.stem)
+def test_documentation_shows_the_results(path: Path) -> None:
+    results = json.loads(path.read_text("utf-8"))
+    rows = [Row(**row) for part in PARTS for row in results["rows"].get(part, [])]
+    mark = path.stem.removeprefix("full-")
+    text = DOCUMENT.read_text("utf-8")
+    block = text.partition(f"<!-- bench {mark}:begin -->")[2].partition("<!-- bench")[0]
+    assert block.strip() == documented_tables(results["measured"], rows)
+
+
+def test_documentation_shows_the_precisions_of_processors() -> None:
+    results = json.loads(processors.PATH.read_text("utf-8"))
+    text = DOCUMENT.read_text("utf-8")
+    block = text.partition(processors.BEGIN)[2].partition(processors.END)[0]
+    assert block.strip() == processors.table(results["measured"], results["rows"])
+
+
+def test_documentation_shows_what_images_are_worth() -> None:
+    results = json.loads(worth_training.PATH.read_text("utf-8"))
+    text = DOCUMENT.read_text("utf-8")
+    block = text.partition(worth_training.BEGIN)[2].partition(worth_training.END)[0]
+    assert block.strip() == worth_training.table(results["measured"], results["rows"])
+    assert worth_training.PLOT.is_file()
+
+
+def test_the_choice_of_a_precision_follows_from_the_figures() -> None:
+    """`dtype: auto` is bfloat16, which is at least as fast as float32 on every processor."""
+    rows = json.loads(processors.PATH.read_text("utf-8"))["rows"]
+    steps = {(row["limit"], row["batch"], row["dtype"]): row["step"] for row in rows}
+    for limit, batch in {(limit, batch) for limit, batch, _ in steps}:
+        assert steps[limit, batch, "bfloat16"] <= steps[limit, batch, "float32"]
+        assert steps[limit, batch, "int8_dynamic"] <= steps[limit, batch, "float32"]

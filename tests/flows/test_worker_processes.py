@@ -1,0 +1,164 @@
+"""A run with a process per device, on real networks: the same files as on one device.
+
+The devices are pretended: every process computes on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rudalle_lib.dataset.manifests import read_shard_manifests
+from rudalle_lib.generation.batch_size import SHARE, bytes_per_image
+from rudalle_lib.models.dalle import DalleConfig
+from rudalle_lib.schema.records import RunManifest
+from rudalle_lib.storage.storage import Storage
+from tasks.runtime.events import Event, Noticed, Step, listener
+from tests.support.pretended_cuda import MEMORY
+from tests.support.tiny_run import configure, contents
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PARTS = ("data", "plan", "rejects")
+
+
+@pytest.fixture
+def two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices that compute on the CPU, with a process each."""
+    monkeypatch.setattr("flows.runners.worker_devices", lambda _: ["cpu", "cpu"])
+
+
+def russian(settings: dict[str, Any]) -> dict[str, object]:
+    """A table of six prompts that need no translation, in six shards; rejects hold its path."""
+    table = Path(settings["prompts"]["uri"]).with_name("russian.csv")
+    rows = [f"{number} кругов на белом фоне,theme {number}" for number in range(6)]
+    table.write_text("\n".join(["prompt,theme", *rows, ",empty", ""]), encoding="utf-8")
+    return {"uri": str(table), "shard_size": 1}
+
+
+def run(settings: dict[str, Any], output: Path, **changes: object) -> RunManifest:
+    from flows.generate_dataset import generate_dataset
+
+    return generate_dataset(configure(settings, output, prompts=russian(settings), **changes))
+
+
+@pytest.fixture(scope="module")
+def one(
+    prefect_server: None, settings: dict[str, object], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The output of one device."""
+    folder = tmp_path_factory.mktemp("one") / "out"
+    run(settings, folder)
+    return folder
+
+
+def test_two_devices_make_the_same_files_and_a_killed_process_costs_nothing(
+    two_devices: None,
+    settings: dict[str, object],
+    one: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tasks.runtime.process_worker import ProcessWorker
+
+    shards_of: defaultdict[int, set[int]] = defaultdict(set)
+    receive = ProcessWorker._receive
+
+    def watch(worker: ProcessWorker, report: Any) -> None:
+        event = getattr(report, "event", None)
+        if isinstance(event, Step) and worker.pid is not None:
+            shards_of[worker.pid].add(event.shard)
+        receive(worker, report)
+
+    killed: list[int] = []
+
+    def kill_once(event: Event) -> None:
+        """Kill the process that decodes shard 2 in the middle of it."""
+        if isinstance(event, Step) and (event.stage, event.shard) == ("decode", 2) and not killed:
+            killed.extend(pid for pid, shards in shards_of.items() if 2 in shards)
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(ProcessWorker, "_receive", watch)
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        kill_once(event)
+
+    token = listener.set(listen)
+    try:
+        manifest = run(settings, tmp_path / "out")
+    finally:
+        listener.reset(token)
+    assert contents(tmp_path / "out", *PARTS) == contents(one, *PARTS)
+    assert manifest.totals.shards == 6
+    assert any(2 in shards for pid, shards in shards_of.items() if pid not in killed)
+    assert any(isinstance(event, Noticed) and "has died" in event.message for event in events)
+
+
+PRETEND = """
+import os, sys
+if any("worker_process" in argument for argument in sys.orig_argv):
+    sys.path.insert(0, {root!r})
+    from pathlib import Path
+    from tests.support.pretended_cuda import counts, install
+
+    class Seen(set):
+        def add(self, device):
+            (Path({folder!r}) / f"{{os.getpid()}} {{device}}").touch()
+
+    install(2, memory={memory!r})
+    counts.devices = Seen()
+"""
+"""A `sitecustomize` module, with which the processes of devices pretend to have two GPUs."""
+
+
+def memory_for(images: float, weights: Path) -> int:
+    """Bytes of a GPU on which a batch has room for so many images; each prompt has four."""
+    sizes = json.loads((weights / "demo-dalle" / "config.json").read_text())
+    return int(images * bytes_per_image(DalleConfig(**sizes), 4, 4) / SHARE["cuda"])
+
+
+def test_each_process_computes_on_its_own_gpu_in_batches_that_fit_onto_all(
+    settings: dict[str, object],
+    one: Path,
+    tiny_stack: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With two pretended GPUs: no tensor is on a wrong one, and the tokens are those of a CPU.
+
+    The second GPU has room for two images at a time, so the first one draws as many.
+    """
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    memory = [MEMORY, memory_for(2.5, tiny_stack)]
+    code = PRETEND.format(root=str(ROOT), folder=str(seen), memory=memory)
+    (tmp_path / "sitecustomize.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("RUDALLE_GPU_ENGINE", "0")
+    monkeypatch.setattr("flows.runners.worker_devices", lambda _: ["cuda:0", "cuda:1"])
+    manifest = run(settings, tmp_path / "out", generate={"batch_size": "auto"})
+    assert manifest.totals.shards == 6 and manifest.batch_rows == 2
+    shards = read_shard_manifests(Storage(str(tmp_path / "out")))
+    assert {shard.stages["generate"].batch_rows for shard in shards} == {2}
+    places = [path.name.split() for path in seen.iterdir()]
+    assert sorted(device for _, device in places) == ["cuda:0", "cuda:1"]
+    assert len({pid for pid, _ in places}) == 2
+    assert drawn(tmp_path / "out") == drawn(one)
+
+
+def drawn(output: Path) -> dict[str, list[int]]:
+    """The tokens of every candidate."""
+    tables = [pq.read_table(path) for path in (output / "stages" / "generate").glob("*.parquet")]
+    return {row["image_id"]: row["tokens"] for row in pa.concat_tables(tables).to_pylist()}
