@@ -125,7 +125,7 @@ cross-check: ## compile the kernels with GCC and Clang, for x86-64 and aarch64, 
 peers: $(PEERS) ## make .peers with what the engine is measured against
 
 train-demo: $(TRAIN) ## train the demo models again, from nothing (hours)
-	@$(BIN)/python -m rudalle_lib.training.all
+	@$(BIN)/python -m rudalle_lib.training.demo.all
 
 docs: $(DOCS) ## write docs/configuration.md from the code, and build the documentation into site/
 	@$(BIN)/python -m rudalle_lib.config.reference > docs/configuration.md.partial

@@ -23,7 +23,7 @@ ORDER = """
     escaping errors digests humanize | demo kernels schema registry
     models.layers models models.decoding models.gpu | runtime storage | text | config
     images weights dataset | prompts generation | selection | pipeline
-    derived report comparison checks api training sharing
+    derived report comparison checks api training training.demo sharing
     tasks.runtime tasks | flows flows.ui flows.cli
 """.replace("|", " ").split()
 """Rooms in order: a room imports only rooms to its left. Bare names are in `rudalle_lib`."""
@@ -44,7 +44,7 @@ TESTED_LINES = 100
 """A longer module has a test file of its own name."""
 
 OWN_LOCAL_TESTS = {
-    "rudalle_lib/training/all.py": "runs all trainings, which takes hours",
+    "rudalle_lib/training/demo/all.py": "runs all trainings, which takes hours",
 }
 """Modules without a test file of their own name, each with the reason."""
 

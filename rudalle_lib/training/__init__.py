@@ -1,1 +1,1 @@
-"""Training and measurement of the demo models, and fine-tuning of decoders."""
+"""Fine-tuning of networks on data of one's own."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from rudalle_lib.training.demo.translation import caption_pairs, encode_batch, train_vocabulary
 from rudalle_lib.training.run import export
-from rudalle_lib.training.translation import caption_pairs, encode_batch, train_vocabulary
 from rudalle_lib.weights.marian import load_tokenizer
 
 PAIRS = sorted(set(caption_pairs("test", 8)))

@@ -18,7 +18,7 @@ from tests.support.limited_process import call_limited
 
 pytest.importorskip("youtokentome")
 
-from rudalle_lib.training.tokenizer import train_tokenizer
+from rudalle_lib.training.demo.tokenizer import train_tokenizer
 
 BOS, EOS, UNK = 2, 3, 1
 

@@ -16,7 +16,7 @@ from rudalle_lib.text.translation import (
     fault_of,
     is_fragmented,
 )
-from rudalle_lib.training.translation import caption_pairs, exact_share
+from rudalle_lib.training.demo.translation import caption_pairs, exact_share
 from rudalle_lib.weights.files import PACKAGED
 from rudalle_lib.weights.loading import load_translator
 from rudalle_lib.weights.marian import load_marian

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rudalle_lib.training import vqgan
+from rudalle_lib.training.demo import vqgan
 
 TINY = {
     "CONFIG": replace(vqgan.CONFIG, ch=8, ch_mult=(1, 1, 1, 1), n_embed=16),

@@ -22,7 +22,7 @@ from rudalle_lib.demo.scenes import (
     random_scene,
 )
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.training.scene_tokens import (
+from rudalle_lib.training.demo.scene_tokens import (
     CODES,
     GRID,
     MIN_DIFFERENCE,
@@ -31,7 +31,7 @@ from rudalle_lib.training.scene_tokens import (
     scene_tokens,
     shows,
 )
-from rudalle_lib.training.vqgan import psnr, to_float
+from rudalle_lib.training.demo.vqgan import psnr, to_float
 from rudalle_lib.weights.loading import load_vqgan
 
 

@@ -12,7 +12,8 @@ produce that code, so the decoder need not predict random choices or a halo arou
 high price makes tokens more regular but blurs thin figures with low contrast, so the last steps use
 a lower price.
 
-    python -m rudalle_lib.training.vqgan --work runs/vqgan --out rudalle_lib/demo/weights/demo-vqgan
+    python -m rudalle_lib.training.demo.vqgan --work runs/vqgan \\
+        --out rudalle_lib/demo/weights/demo-vqgan
 """
 
 from __future__ import annotations
@@ -376,7 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "Gumbel VQ-GAN f8 of the Suprematist demo: 128-px images, 16 x 16 tokens, 512 codes.",
         "",
         "- data: images drawn by `rudalle_lib.demo.drawing`, held-out combinations excluded",
-        f"- command: `python -m rudalle_lib.training.vqgan --crop-steps {options.crop_steps} "
+        f"- command: `python -m rudalle_lib.training.demo.vqgan --crop-steps {options.crop_steps} "
         f"--full-steps {options.full_steps} --settle-steps {options.settle_steps} "
         f"--price {options.price} --settle-price {options.settle_price} --seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",

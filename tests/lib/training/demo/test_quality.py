@@ -13,11 +13,11 @@ import rudalle_lib.demo
 from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.demo.scenes import has_held_out
 from rudalle_lib.images.scoring import Scorer
-from rudalle_lib.training import quality, readme_figures
+from rudalle_lib.training.demo import quality, readme_figures
 from rudalle_lib.weights.loading import load_scorer, load_translator, load_vqgan
 
 DEMO = Path(rudalle_lib.demo.__file__).parent
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 DOCUMENTS = [ROOT / "README.md", ROOT / "docs" / "performance.md"]
 """Documents of which one has the table of figures."""
 
@@ -99,7 +99,7 @@ def test_document_without_marks_is_rejected() -> None:
 
 
 def test_documentation_shows_the_recorded_figures() -> None:
-    """Mend the table with `python -m rudalle_lib.training.readme_figures`."""
+    """Mend the table with `python -m rudalle_lib.training.demo.readme_figures`."""
     texts = [path.read_text(encoding="utf-8") for path in DOCUMENTS if path.exists()]
     (document,) = (text for text in texts if readme_figures.BLOCK.search(text))
     assert readme_figures.fill(document, recorded()) == document

@@ -1,6 +1,7 @@
 """Train a byte-pair tokenizer on captions, in the format of the published models.
 
-    python -m rudalle_lib.training.tokenizer --text captions.txt --out bpe.model --vocab-size 256
+    python -m rudalle_lib.training.demo.tokenizer --text captions.txt --out bpe.model \\
+        --vocab-size 256
 
 Source: https://github.com/VKCOM/YouTokenToMe
 """

@@ -1,6 +1,6 @@
 """Train the whole demo stack from scratch, one model after another, then measure it.
 
-    python -m rudalle_lib.training.all --work runs/train-demo --out rudalle_lib/demo/weights
+    python -m rudalle_lib.training.demo.all --work runs/train-demo --out rudalle_lib/demo/weights
 
 The command can be stopped and restarted at any time. Each part resumes from its last checkpoint,
 and parts that are recorded as complete in the work folder are skipped.
@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rudalle_lib.training import (
+from rudalle_lib.training.demo import (
     decoder,
     quality,
     ruclip,

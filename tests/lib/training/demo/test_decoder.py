@@ -12,10 +12,10 @@ import rudalle_lib.demo
 from rudalle_lib.demo.scenes import has_held_out, random_scene
 from rudalle_lib.models.dalle import Dalle
 from rudalle_lib.text.tokenizer import Tokenizer
-from rudalle_lib.training import decoder, vqgan
+from rudalle_lib.training.demo import decoder, vqgan
+from rudalle_lib.training.demo.samples import draw_samples
 from rudalle_lib.training.muon import Muon
 from rudalle_lib.training.run import WeightAverage
-from rudalle_lib.training.samples import draw_samples
 
 WEIGHTS = Path(rudalle_lib.demo.__file__).parent / "weights"
 

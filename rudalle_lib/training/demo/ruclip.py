@@ -6,7 +6,7 @@ one attribute changed. The second is malformed images of the same caption: image
 tokens and failed samples of the decoder, detected by the classical checker. New true images are
 drawn for each step. A third of the good images are samples of the decoder.
 
-    python -m rudalle_lib.training.ruclip --work runs/ruclip \\
+    python -m rudalle_lib.training.demo.ruclip --work runs/ruclip \\
         --vqgan rudalle_lib/demo/weights/demo-vqgan --decoder rudalle_lib/demo/weights/demo-dalle \\
         --out rudalle_lib/demo/weights/demo-ruclip
 """
@@ -35,7 +35,9 @@ from rudalle_lib.demo.scenes import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZ
 from rudalle_lib.models.ruclip import RuClip, RuClipConfig
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.text.tokenizer import Tokenizer
-from rudalle_lib.training.decoder import caption_of, scene_of
+from rudalle_lib.training.demo.decoder import caption_of, scene_of
+from rudalle_lib.training.demo.samples import draw_samples, to_uint8
+from rudalle_lib.training.demo.vqgan import load_vqgan, to_float
 from rudalle_lib.training.muon import Muon
 from rudalle_lib.training.run import (
     TrainingRun,
@@ -45,8 +47,6 @@ from rudalle_lib.training.run import (
     export,
     set_learning_rate,
 )
-from rudalle_lib.training.samples import draw_samples, to_uint8
-from rudalle_lib.training.vqgan import load_vqgan, to_float
 
 CONTEXT = 32
 """Text positions."""
@@ -335,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "",
         f"- data: true images of seen combinations, {options.images} samples of demo-dalle, "
         "damaged images",
-        f"- command: `python -m rudalle_lib.training.ruclip --steps {options.steps} "
+        f"- command: `python -m rudalle_lib.training.demo.ruclip --steps {options.steps} "
         f"--images {options.images} --seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",
         "- figures: `rudalle_lib/demo/quality.json`",

@@ -11,7 +11,7 @@ Half of the images have colour pairs that no scene has, such as orange on violet
 many pairs, the decoder cannot memorise them one by one. Errors near an edge are divided by its
 contrast, so that edges between similar colours become equally straight.
 
-    python -m rudalle_lib.training.vqgan_codes --work runs/vqgan-codes \\
+    python -m rudalle_lib.training.demo.vqgan_codes --work runs/vqgan-codes \\
         --vqgan rudalle_lib/demo/weights/demo-vqgan
 """
 
@@ -38,15 +38,8 @@ from rudalle_lib.demo.scenes import (
     random_scene,
 )
 from rudalle_lib.models.vqgan import VqGan
-from rudalle_lib.training.run import (
-    TrainingRun,
-    WeightAverage,
-    cosine,
-    export,
-    set_learning_rate,
-)
-from rudalle_lib.training.scene_tokens import CODES, GRID, PLAIN, edges, scene_tokens
-from rudalle_lib.training.vqgan import (
+from rudalle_lib.training.demo.scene_tokens import CODES, GRID, PLAIN, edges, scene_tokens
+from rudalle_lib.training.demo.vqgan import (
     held_out_images,
     load_vqgan,
     psnr,
@@ -55,6 +48,13 @@ from rudalle_lib.training.vqgan import (
     stored_tensors,
     to_float,
     write_gumbel_form,
+)
+from rudalle_lib.training.run import (
+    TrainingRun,
+    WeightAverage,
+    cosine,
+    export,
+    set_learning_rate,
 )
 
 RATE, WARMUP = 1e-3, 30
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = held_out_images(7, 256)
     decibels = float(psnr(round_trip(model, images), images).mean())
     card += [
-        f"- then: `python -m rudalle_lib.training.vqgan_codes --steps {options.steps} "
+        f"- then: `python -m rudalle_lib.training.demo.vqgan_codes --steps {options.steps} "
         f"--seed {options.seed}`, {minutes:.0f} more minutes: {decibels:.1f} dB",
         f"- codes in use: {len(PLAIN)} plain colours and {len(edges())} edges",
     ]

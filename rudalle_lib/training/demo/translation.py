@@ -4,7 +4,7 @@ The translator is a Marian network of about a million parameters, in the file la
 repositories. The English captions have random variations. Their SentencePiece model folds case. No
 caption contains a held-out combination, so the measured quality shows composition, not memory.
 
-    python -m rudalle_lib.training.translation --work runs/marian \\
+    python -m rudalle_lib.training.demo.translation --work runs/marian \\
         --out rudalle_lib/demo/weights/demo-marian
 
 Paper: Junczys-Dowmunt et al., "Marian: Fast Neural Machine Translation in C++", arXiv:1804.00344.
@@ -299,7 +299,7 @@ def model_card(
         "",
         "- data: pairs of captions made by `rudalle_lib.demo.captions`, held-out combinations "
         "excluded",
-        f"- command: `python -m rudalle_lib.training.translation --steps {options.steps} "
+        f"- command: `python -m rudalle_lib.training.demo.translation --steps {options.steps} "
         f"--seed {options.seed}{limit}{precision}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",
         f"- captions of held-out combinations translated exactly ({options.examples} each): "

@@ -5,7 +5,7 @@ edges the network gets in a run. (Training on realistic degradations is the idea
 Wang et al., arXiv:2107.10833.) The initial network passes colours through, so plain backgrounds are
 right from the first step. The loss is L1 and mean square; such simple figures need no adversary.
 
-    python -m rudalle_lib.training.super_resolution --work runs/upscaler \\
+    python -m rudalle_lib.training.demo.super_resolution --work runs/upscaler \\
         --vqgan rudalle_lib/demo/weights/demo-vqgan \\
         --out rudalle_lib/demo/weights/demo-realesrgan-x2
 """
@@ -27,6 +27,7 @@ from rudalle_lib.demo.drawing import draw_placements
 from rudalle_lib.demo.scenes import place, random_scene
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
 from rudalle_lib.models.vqgan import VqGan
+from rudalle_lib.training.demo.vqgan import load_vqgan, psnr, round_trip, to_float
 from rudalle_lib.training.run import (
     TrainingRun,
     WeightAverage,
@@ -35,7 +36,6 @@ from rudalle_lib.training.run import (
     export,
     set_learning_rate,
 )
-from rudalle_lib.training.vqgan import load_vqgan, psnr, round_trip, to_float
 
 CONFIG = RrdbNetConfig(scale=2, num_features=32, num_blocks=4, growth=16)
 """Architecture of the demo network."""
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "",
         "- data: renders at both sizes, half of the inputs through demo-vqgan; held-out "
         "combinations excluded",
-        f"- command: `python -m rudalle_lib.training.super_resolution --steps {options.steps} "
+        f"- command: `python -m rudalle_lib.training.demo.super_resolution --steps {options.steps} "
         f"--seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",
         "- figures: `rudalle_lib/demo/quality.json`",

@@ -14,7 +14,7 @@ from rudalle_lib.text.tokenizer import Tokenizer
 
 pytest.importorskip("youtokentome")
 
-from rudalle_lib.training.tokenizer import train_tokenizer
+from rudalle_lib.training.demo.tokenizer import train_tokenizer
 
 
 def test_training_is_quiet_and_reproducible(

@@ -6,7 +6,7 @@ which learns rare codes in far fewer steps than AdamW. Embeddings, norms, biases
 trained with AdamW. The tokens of a scene are known without a VQ-GAN (`scene_tokens`), so each step
 uses new scenes.
 
-    python -m rudalle_lib.training.decoder --work runs/decoder --compile \\
+    python -m rudalle_lib.training.demo.decoder --work runs/decoder --compile \\
         --out rudalle_lib/demo/weights/demo-dalle
 """
 
@@ -27,6 +27,9 @@ from rudalle_lib.demo.captions import caption_variant, partial_caption, russian_
 from rudalle_lib.demo.scenes import Scene, place, random_scene
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.text.tokenizer import Tokenizer
+from rudalle_lib.training.demo.samples import sample_tokens
+from rudalle_lib.training.demo.scene_tokens import CODES, GRID, scene_tokens, shows
+from rudalle_lib.training.demo.tokenizer import train_tokenizer
 from rudalle_lib.training.muon import Muon
 from rudalle_lib.training.run import (
     TrainingRun,
@@ -36,9 +39,6 @@ from rudalle_lib.training.run import (
     export,
     set_learning_rate,
 )
-from rudalle_lib.training.samples import sample_tokens
-from rudalle_lib.training.scene_tokens import CODES, GRID, scene_tokens, shows
-from rudalle_lib.training.tokenizer import train_tokenizer
 
 TEXT_LENGTH, PIECES = 24, 384
 """Text positions, and size of the tokenizer's vocabulary."""
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "",
         f"- data: {options.steps * BATCH} scenes with Russian captions; held-out combinations "
         "excluded",
-        f"- command: `python -m rudalle_lib.training.decoder --steps {options.steps} "
+        f"- command: `python -m rudalle_lib.training.demo.decoder --steps {options.steps} "
         f"--seed {options.seed}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",
         "- figures: `rudalle_lib/demo/quality.json`",

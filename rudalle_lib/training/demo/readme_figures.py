@@ -1,6 +1,6 @@
 """Write the measured quality of the demo stack into a Markdown document, between its marks.
 
-python -m rudalle_lib.training.readme_figures rudalle_lib/demo/quality.json docs/performance.md
+python -m rudalle_lib.training.demo.readme_figures rudalle_lib/demo/quality.json docs/performance.md
 """
 
 from __future__ import annotations

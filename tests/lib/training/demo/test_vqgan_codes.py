@@ -12,8 +12,8 @@ import torch
 import rudalle_lib.demo
 from rudalle_lib.demo.drawing import PALETTE
 from rudalle_lib.demo.scenes import all_combinations, is_held_out, random_scene
-from rudalle_lib.training import vqgan, vqgan_codes
-from rudalle_lib.training.scene_tokens import CODES, PLAIN
+from rudalle_lib.training.demo import vqgan, vqgan_codes
+from rudalle_lib.training.demo.scene_tokens import CODES, PLAIN
 
 DEMO_VQGAN = Path(rudalle_lib.demo.__file__).parent / "weights" / "demo-vqgan"
 

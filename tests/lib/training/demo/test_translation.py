@@ -10,8 +10,8 @@ import torch
 
 from rudalle_lib.demo.captions import english_caption, russian_caption
 from rudalle_lib.demo.scenes import Scene, has_held_out, random_scene
-from rudalle_lib.training import translation
-from rudalle_lib.training.translation import (
+from rudalle_lib.training.demo import translation
+from rudalle_lib.training.demo.translation import (
     NO_LABEL,
     caption_pair,
     caption_pairs,

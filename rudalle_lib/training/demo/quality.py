@@ -3,7 +3,7 @@
 Models are loaded and run exactly as in a pipeline run. All prompts contain a (shape, colour,
 background) combination that no model has seen in training.
 
-    python -m rudalle_lib.training.quality --out rudalle_lib/demo/quality.json
+    python -m rudalle_lib.training.demo.quality --out rudalle_lib/demo/quality.json
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rudalle_lib.images.scoring import Scorer
 from rudalle_lib.images.upscaling import upscale
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.text.translation import Translator
-from rudalle_lib.training.samples import SETTINGS, to_uint8
+from rudalle_lib.training.demo.samples import SETTINGS, to_uint8
 from rudalle_lib.weights.loading import (
     load_decoder,
     load_scorer,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rudalle_lib.training import vqgan
-from rudalle_lib.training.vqgan import EmaCodebook
+from rudalle_lib.training.demo import vqgan
+from rudalle_lib.training.demo.vqgan import EmaCodebook
 
 
 def test_exported_network_loads_and_reconstructs(vqgan_folder: Path) -> None:

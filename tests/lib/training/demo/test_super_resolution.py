@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
-from rudalle_lib.training import super_resolution
+from rudalle_lib.training.demo import super_resolution
 
 
 def test_pairs_show_the_same_scenes_at_both_sizes() -> None:

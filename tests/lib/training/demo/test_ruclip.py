@@ -20,11 +20,11 @@ from rudalle_lib.demo.scenes import Scene, random_scene
 from rudalle_lib.models.ruclip import RuClip, RuClipConfig
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.text.tokenizer import Tokenizer
-from rudalle_lib.training import ruclip
-from rudalle_lib.training.decoder import scene_of
+from rudalle_lib.training.demo import ruclip
+from rudalle_lib.training.demo.decoder import scene_of
+from rudalle_lib.training.demo.ruclip import ContrastiveBatch, LabelledImages
+from rudalle_lib.training.demo.vqgan import load_vqgan
 from rudalle_lib.training.muon import Muon
-from rudalle_lib.training.ruclip import ContrastiveBatch, LabelledImages
-from rudalle_lib.training.vqgan import load_vqgan
 
 WEIGHTS = Path(rudalle_lib.demo.__file__).parent / "weights"
 

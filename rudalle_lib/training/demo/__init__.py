@@ -1,0 +1,1 @@
+"""Training of the demo models from scratch, and measurement of their quality."""
