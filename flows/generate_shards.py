@@ -25,6 +25,7 @@ from pydantic import Field
 from flows.artifacts import RunArtifacts
 from flows.generate_dataset import ShardWork, check_once, choose_batch_size, name_run
 from flows.runners import Runner, start_runner
+from rudalle_lib.checks.preflight import check_divisible
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.dataset.layout import ShardRange
 from rudalle_lib.dataset.lease import HeldError, Holding, free, hold, keep
@@ -71,11 +72,7 @@ def generate_shards(config: RunConfig, shards: str = AUTO) -> RunManifest | None
         ShardError: some shards failed.
     """
     wanted = parse_shards(shards)
-    if config.select.looks_across:
-        raise ConfigError(
-            "select.rules compare images of different shards, so one run must see all of them: run "
-            "without --shards, or give the rules a group within prompts."
-        )
+    check_divisible(config)
     weights = check_once(config)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     storage, stop, token = Storage(config.output), threading.Event(), uuid.uuid4().hex

@@ -69,10 +69,12 @@ def _make(config: RunConfig, source: str | None, shards: str | None = None) -> R
             set_up_prefect,
             translate_server_errors,
         )
-        from rudalle_lib.checks.preflight import check_rerender, check_run
+        from rudalle_lib.checks.preflight import check_divisible, check_rerender, check_run
         from rudalle_lib.pipeline.diff import finished_run
         from rudalle_lib.storage.storage import Storage
 
+        if shards is not None:
+            check_divisible(config)
         weights = check_rerender(Storage(source), config) if source else check_run(config)
         embedded = set_up_prefect()
         check_size(config.model_dump(mode="json"))

@@ -48,7 +48,7 @@ def run(
         if dry_run:
             show_outlook(settings, as_json=False)
         else:
-            run_and_summarise(settings, shards)
+            run_and_summarise(settings, shards=shards)
 
 
 def plan(
@@ -150,7 +150,7 @@ def status(
 
 
 def run_and_summarise(
-    settings: RunConfig, source: str | None = None, shards: str | None = None
+    settings: RunConfig, *, source: str | None = None, shards: str | None = None
 ) -> None:
     """Run the flow, see `make_dataset` and `make_shards`, and print a summary."""
     from flows.run import make_dataset, make_shards

@@ -37,7 +37,9 @@ def rerender(
 
         config = rerender_config(Storage(source), new, overrides or [])
         with naming_option(fetch_weights):
-            run_and_summarise(restricted(config, fetch_weights, private_hosts=True), source)
+            run_and_summarise(
+                restricted(config, fetch_weights, private_hosts=True), source=source
+            )
 
 
 def compare(

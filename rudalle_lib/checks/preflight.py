@@ -125,6 +125,19 @@ def _check_languages(config: RunConfig, translator: ModelEntry) -> None:
         )
 
 
+def check_divisible(config: RunConfig) -> None:
+    """Check that runs may make a dataset together, each of them some of its shards.
+
+    Raises:
+        ConfigError: A rule compares images of different shards.
+    """
+    if config.select.looks_across:
+        raise ConfigError(
+            "select.rules compare images of different shards, so one run must see all of them: run "
+            "without --shards, or give the rules a group within prompts."
+        )
+
+
 def check_run(config: RunConfig, output: bool = True) -> dict[str, str]:
     """Check everything that a run needs, the cheapest checks first.
 

@@ -153,6 +153,39 @@ def test_run_plan_status_and_run_again(config: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
+def test_runs_of_some_shards_make_the_dataset_together(config: Path, tmp_path: Path) -> None:
+    first = call("run", config, "--shards", "1-9")
+    assert first.exit_code == 0, first.stderr
+    assert "Working on shards 1-9: 2 shards to do" in first.stderr
+    assert "2 of 3 finished" in call("status", tmp_path / "out").stdout
+    second = call("run", config, "--shards", "auto")
+    assert second.exit_code == 0, second.stderr
+    assert "8 of 15 images published" in second.stdout
+    assert call("verify", tmp_path / "out").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("shards", "rules", "message"),
+    [
+        ("9-0", [], "neither a number, such as 7, nor two with the lower one first"),
+        (
+            "0",
+            ["--set", "select.rules=[{keep_best: 2, per: dataset}]"],
+            "rudalle-flows: select.rules compare images of different shards, so one run must see "
+            "all of them: run without --shards, or give the rules a group within prompts.",
+        ),
+    ],
+)
+def test_shards_that_cannot_be_made_apart_are_one_message(
+    shards: str, rules: list[str], message: str, config: Path, tmp_path: Path
+) -> None:
+    done = call("run", config, "--shards", shards, *rules)
+    assert done.exit_code == 2 and message in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line != FIRST_LINE]) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("prefect_server")
 def test_a_failed_shard_is_exit_code_1(config: Path, tmp_path: Path) -> None:
     block_stage(RunConfig.load(str(config)), "score", 2)
     done = call("run", config)
