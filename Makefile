@@ -126,6 +126,7 @@ peers: $(PEERS) ## make .peers with what the engine is measured against
 
 train-demo: $(TRAIN) ## train the demo models again, from nothing (hours)
 	@$(BIN)/python -m rudalle_lib.training.demo.all
+	@$(BIN)/python -m tools.check_demo_models
 
 docs: $(DOCS) ## write docs/configuration.md from the code, and build the documentation into site/
 	@$(BIN)/python -m rudalle_lib.config.reference > docs/configuration.md.partial

@@ -37,9 +37,7 @@ def rerender(
 
         config = rerender_config(Storage(source), new, overrides or [])
         with naming_option(fetch_weights):
-            run_and_summarise(
-                restricted(config, fetch_weights, private_hosts=True), source=source
-            )
+            run_and_summarise(restricted(config, fetch_weights, private_hosts=True), source=source)
 
 
 def compare(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 from rudalle_lib import registry
 from rudalle_lib.comparison.outputs import check_installed
 from rudalle_lib.config.run import RunConfig
+from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.dataset.ownership import FOLDERS, check_ours
 from rudalle_lib.errors import ConfigError, SettingsError
 from rudalle_lib.pipeline.rerender import DRAWN_STAGES, rerender_weights
-from rudalle_lib.pipeline.stages import models_without, weight_digests
+from rudalle_lib.pipeline.stages import IMAGE_ENCODER, models_without, weight_digests
 from rudalle_lib.prompts.rows import EXTRA, PromptBlock, read_table
 from rudalle_lib.registry import ModelEntry
 from rudalle_lib.schema.records import Overrides
@@ -25,6 +28,9 @@ from rudalle_lib.weights.passed_checks import check_once
 
 DECODER_LANGUAGE = "ru"
 """Language of the prompts that the decoders were trained on."""
+
+Check = tuple[list[Any], Callable[[], None]]
+"""All that the result of a check depends on, as plain JSON values; and the check, which raises."""
 
 
 def check_allowed(config: RunConfig) -> None:
@@ -184,7 +190,7 @@ def check_rerender(source: Storage, config: RunConfig) -> dict[str, str]:
     _check_devices(config)
     _check_output(config)
     digests = rerender_weights(source, config)
-    check_weights(config, without=DRAWN_STAGES)
+    check_weights(config, digests, without=DRAWN_STAGES)
     return digests
 
 
@@ -206,7 +212,7 @@ def _check_output(config: RunConfig) -> None:
 def check_models(config: RunConfig, digests: Mapping[str, str]) -> None:
     """Check that the files of all models are what they should be, and fit together.
 
-    Importing torch takes seconds, so files that have passed before are not checked again.
+    Importing torch takes seconds, so what has passed before is not checked again.
 
     Args:
         config: Configuration of the run.
@@ -215,17 +221,36 @@ def check_models(config: RunConfig, digests: Mapping[str, str]) -> None:
     Raises:
         SettingsError, WeightsError: See `check_fit` and `check_weights`.
     """
+    for what, check in model_checks(config, digests):
+        check_once(what, check)
+
+
+def model_checks(config: RunConfig, digests: Mapping[str, str]) -> Iterator[Check]:
+    """The checks of the models of a run: that they fit together, then each one's files.
+
+    Args:
+        config: Configuration of the run.
+        digests: Those of its weights, see `stages.weight_digests`.
+    """
     drawing = config.generate
-    models = [config.translate.model, drawing.model, drawing.image_encoder, config.decode.model]
-    models += [config.score.model, config.upscale.model, config.cutout.model]
-    models += [config.score.second_model] if config.score.second_model else []
     canvas = [drawing.width, drawing.height, drawing.size_unit]
+    fitting = [digests.get(name) for name in ("generate", "decode", IMAGE_ENCODER)]
+    yield ["fit", *fitting, *canvas], lambda: check_fit(config)
+    yield from weights_checks(config, digests)
 
-    def check() -> None:
-        check_fit(config)
-        check_weights(config)
 
-    check_once([dict(digests), models, canvas], check)
+def weights_checks(
+    config: RunConfig, digests: Mapping[str, str], without: Collection[str] = ()
+) -> Iterator[Check]:
+    """The check of each model's files, see `check_weights`."""
+    for stage, entry in models_without(config, without).items():
+        yield ["files", entry.kind, digests[stage]], partial(_check_files, entry, config.weights)
+
+
+def _check_files(entry: ModelEntry, weights: WeightsConfig) -> None:
+    from rudalle_lib.weights.model_files import check_files  # imports torch
+
+    check_files(entry, resolve_files(entry, weights))
 
 
 def check_fit(config: RunConfig) -> None:
@@ -260,19 +285,19 @@ def check_fit(config: RunConfig) -> None:
             )
 
 
-def check_weights(config: RunConfig, without: Collection[str] = ()) -> None:
-    """Check the files of the models of all stages; loads no tensors.
+def check_weights(
+    config: RunConfig, digests: Mapping[str, str], without: Collection[str] = ()
+) -> None:
+    """Check the files of the models of all stages, unless they have passed; loads no tensors.
 
     Args:
         config: Configuration of the run.
+        digests: Those of its weights, see `stages.weight_digests`.
         without: Stages whose models are not checked.
 
     Raises:
         WeightsError: A file is not available, is something else, is damaged or unsafe, or does not
             fit its network.
     """
-    from rudalle_lib.weights.model_files import check_files  # imports torch
-
-    entries = {entry.name: entry for entry in models_without(config, without).values()}
-    for entry in entries.values():
-        check_files(entry, resolve_files(entry, config.weights))
+    for what, check in weights_checks(config, digests, without):
+        check_once(what, check)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 DATASET = Path(__file__).resolve().parents[2] / "data/before_rooms/dataset"
 """A finished run."""
@@ -72,17 +73,28 @@ def test_a_command_imports_only_what_it_uses(
         assert json.loads(shown)
 
 
-def test_a_second_plan_needs_no_torch(environment: Environment, tmp_path: Path) -> None:
-    """The first one checks the files of the models, and notes that they are as they should be."""
+def test_a_plan_of_the_demo_needs_no_torch(environment: Environment, tmp_path: Path) -> None:
+    """Not even the first one: the package notes that its own models have passed their checks."""
     arguments = ["plan", "demo", "--output", str(tmp_path / "out"), "--json"]
+    shown, imported, messages = call(environment, *arguments)
+    assert imported <= BY_PYARROW and messages == ""
+    assert json.loads(shown)["images_to_draw"] == 512
+    as_alias, *_ = call(environment, "run", *arguments[1:-1], "--dry-run")
+    assert as_alias == call(environment, *arguments[:-1])[0]
+    assert not (tmp_path / "out").exists() and not (tmp_path / "home").exists()
+
+
+def test_a_second_plan_needs_no_torch(
+    environment: Environment, settings: dict[str, object], tmp_path: Path
+) -> None:
+    """The first one checks the files of the models, and notes that they are as they should be."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({**settings, "output": f"{tmp_path}/out"}))
+    arguments = ["plan", str(tmp_path / "tiny.yaml"), "--json"]
     first, imported, messages = call(environment, *arguments)
     assert "torch" in imported and "prefect" not in imported and messages == ""
     second, imported, messages = call(environment, *arguments)
     assert imported <= BY_PYARROW and messages == ""
-    assert second == first and json.loads(first)["images_to_draw"] == 512
-    as_alias, *_ = call(environment, "run", *arguments[1:-1], "--dry-run")
-    assert as_alias == call(environment, *arguments[:-1])[0]
-    assert not (tmp_path / "out").exists() and not (tmp_path / "home" / ".prefect").exists()
+    assert second == first and json.loads(first)["images_to_draw"] == 19
 
 
 def test_completion_knows_the_commands(environment: Environment) -> None:

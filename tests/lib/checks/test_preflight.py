@@ -17,6 +17,7 @@ from rudalle_lib.errors import (
     StorageError,
     WeightsError,
 )
+from rudalle_lib.pipeline.stages import weight_digests
 from tests.support.tiny_run import configure
 from tests.support.tiny_stack import SIDE, write_tiny_stack, write_tiny_vqgan
 
@@ -161,10 +162,11 @@ def test_the_encoder_of_image_prompts_is_checked(
 ) -> None:
     folder = write_tiny_stack(tmp_path / "weights")
     config = configure(settings, tmp_path / "out", weights={"folder": str(folder)})
-    check_weights(config)
+    check_weights(config, weight_digests(config))
     encoder = config.generate.model_copy(update={"image_encoder": "vqgan-f8"})
     path = folder / "rudalle-utils" / "vqgan.gumbelf8-sber.model.ckpt"
     path.parent.mkdir()
     path.write_bytes(b"<html>")
     with pytest.raises(WeightsError, match="vqgan.gumbelf8-sber.model.ckpt .*an HTML page"):
-        check_weights(config.model_copy(update={"generate": encoder}))
+        other = config.model_copy(update={"generate": encoder})
+        check_weights(other, weight_digests(other))

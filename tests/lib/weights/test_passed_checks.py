@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from rudalle_lib.errors import WeightsError
-from rudalle_lib.weights.passed_checks import check_once
+from rudalle_lib.weights import passed_checks
+from rudalle_lib.weights.passed_checks import check_once, packaged_checks
 
 
 @pytest.fixture
@@ -40,3 +41,19 @@ def test_without_a_cache_every_check_runs(cache: Path) -> None:
     for number in range(2):
         check_once("a", lambda number=number: ran.append(number))  # type: ignore[misc]
     assert ran == [0, 1]
+
+
+def test_what_the_package_notes_is_not_checked_unless_checks_have_changed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = cache.parent / "passed_checks.json"
+    notes.write_text(packaged_checks([["files", "decoder", "a"]]))
+    monkeypatch.setattr(passed_checks, "PASSED", notes)
+    ran: list[str] = []
+    for version in (passed_checks.VERSION, passed_checks.VERSION + 1):
+        monkeypatch.setattr(passed_checks, "VERSION", version)
+        passed_checks._packaged.cache_clear()
+        for what in "ab":
+            check_once(["files", "decoder", what], lambda what=what: ran.append(what))  # type: ignore[misc]
+    assert ran == ["b", "a", "b"]
+    passed_checks._packaged.cache_clear()

@@ -103,13 +103,14 @@ def test_files_are_checked_before_a_run(folder: Path, tiny_stack: Path, tmp_path
         "weights": {"folder": str(weights), "offline": True},
         "score": {"second_model": NAME},
     }
-    check_weights(RunConfig.model_validate(settings))
+    config = RunConfig.model_validate(settings)
+    check_weights(config, weight_digests(config))
     (weights / "tiny-clip").unlink()
     (weights / "tiny-clip").mkdir()
     for name in ("open_clip_model.safetensors", "open_clip_config.json"):
         (weights / "tiny-clip" / name).write_text("{}")
     with pytest.raises(WeightsError, match="it has no model_cfg"):
-        check_weights(RunConfig.model_validate(settings))
+        check_weights(config, weight_digests(config))
 
 
 def test_weights_of_another_network_are_one_sentence(folder: Path, tmp_path: Path) -> None:
