@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,15 @@ from tests.support.s3_server import S3Server
 
 # The networks of the tests are tiny: more threads only wait for each other. Must precede torch.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+# Programs that are started in the background ignore Ctrl-C, and so does all that they start: runs
+# would not get the signals that tests send them.
+for _signal, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _handler)
 
 
 @pytest.fixture(scope="session")
