@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from rudalle_lib.checks.watch import Look
+    from rudalle_lib.checks.watch import Look, Worker
 
 MAX_CONCURRENT = 16
 """Outputs that are read at the same time."""
@@ -91,7 +91,7 @@ def print_line(looks: Sequence[Look]) -> None:
 
 
 def looks_table(looks: Sequence[Look], width: int) -> Table:
-    """Return a table with a row per output, for a terminal of so many columns."""
+    """Return a table for a terminal of so many columns: a row per output, and one per worker."""
     from rich.table import Table
     from rich.text import Text
 
@@ -109,10 +109,18 @@ def looks_table(looks: Sequence[Look], width: int) -> Table:
         table.add_row(
             Text(safe_line(one.name or one.output)),
             Text(one.state, style=GOOD.get(one.state, "red")),
-            *_figures(one),
+            *_figures(one, one.seconds_left),
             Text(safe_line(failures(one))),
             *([Text(safe_line(one.output))] if wide else []),
         )
+        for worker in one.workers:
+            table.add_row(
+                Text(f"  shards {worker.shards}"),
+                Text(worker.state, style=GOOD.get(worker.state, "red")),
+                *_figures(worker),
+                Text(safe_line(_silent(worker.holder) if worker.state == "stalled" else "")),
+                *([Text(safe_line(worker.holder))] if wide else []),
+            )
     return table
 
 
@@ -125,16 +133,20 @@ def failures(one: Look) -> str:
     }
     parts = [
         f"{counted(one.missing, 'shard')} missing" if one.state == "unfinished" else "",
-        f"{one.holder} has not renewed its lease" if one.state == "stalled" else "",
+        _silent(one.holder) if one.state == "stalled" and not one.workers else "",
         reasons(found),
     ]
     return "; ".join(filter(None, parts))
 
 
-def _figures(one: Look) -> list[RenderableType]:
+def _silent(holder: str | None) -> str:
+    return f"{holder} has not renewed its lease"
+
+
+def _figures(one: Look | Worker, seconds_left: float | None = None) -> list[RenderableType]:
     from rich.progress_bar import ProgressBar
 
-    if one.problem is not None:
+    if one.state == "unreadable":
         return [""] * 6
     speed = one.usage.images_per_second if one.usage else None
     idle = one.usage.idle_share if one.usage else None
@@ -147,5 +159,5 @@ def _figures(one: Look) -> list[RenderableType]:
         f"{one.totals.kept:,}",
         "" if speed is None else f"{speed:,.1f}",
         "" if idle is None else f"{idle:.0%}",
-        "" if one.seconds_left is None else duration(one.seconds_left),
+        "" if seconds_left is None else duration(seconds_left),
     ]  # fmt: skip

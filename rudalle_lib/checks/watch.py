@@ -2,22 +2,30 @@
 
 Made for many outputs and frequent looks: a look reads only the manifests that are new since the
 last one. On an object store that is one listing of `shards/` (a request per 1,000 of them), the
-lease (a listing and a read), and one read per new manifest.
+lease (a listing and a read), and one read per new manifest. Runs that share an output have a lease
+each, and add a read per lease.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Literal
 
 from rudalle_lib.dataset import layout
 from rudalle_lib.dataset.lease import is_over
-from rudalle_lib.dataset.lease_files import Lease, read_lease
+from rudalle_lib.dataset.lease_files import (
+    Lease,
+    LeaseMark,
+    list_leases,
+    newest,
+    read_range_leases,
+)
 from rudalle_lib.dataset.manifests import (
     no_run_error,
     read_run_manifest,
@@ -36,6 +44,29 @@ State = Literal["running", "stalled", "unfinished", "finished", "unreadable"]
 
 
 @dataclass(frozen=True)
+class Worker:
+    """A run that makes some shards of an output, while others make others.
+
+    Attributes:
+        shards: the shards that its lease is for, such as "0-99".
+        state: whether it still renews that lease.
+        holder: its user, machine and process.
+        since: when the lease was taken, in seconds since 1970.
+        planned: number of these shards.
+        totals: sums over those that are finished.
+        usage: speed and idle share since then; None until one of them is finished.
+    """
+
+    shards: str
+    state: State
+    holder: str
+    since: float
+    planned: int
+    totals: RunTotals
+    usage: RunUsage | None
+
+
+@dataclass(frozen=True)
 class Look:
     """What a look at an output has found.
 
@@ -44,12 +75,14 @@ class Look:
         state: whether somebody works on it.
         name: of the run; the last part of the URL until its first report.
         problem: why it cannot be read, if so.
-        holder: user, machine and process that hold the lease, or held it last.
-        since: when the lease was taken, in seconds since 1970.
+        holder: user, machine and process that hold the lease of the output, or held it last.
+        since: when the run began, or the first of the runs that share the output; in seconds since
+            1970.
         planned: number of planned shards.
         totals: sums over finished shards.
-        usage: speed and idle share since the lease was taken; None until a shard is finished.
+        usage: speed and idle share since then; None until a shard is finished.
         seconds_left: estimate; None if nothing is known yet, or nobody works on it.
+        workers: the runs that share the output, in the order of their shards.
     """
 
     output: str
@@ -62,6 +95,7 @@ class Look:
     totals: RunTotals = field(default_factory=RunTotals)
     usage: RunUsage | None = None
     seconds_left: float | None = None
+    workers: tuple[Worker, ...] = ()
 
     @property
     def missing(self) -> int:
@@ -88,7 +122,9 @@ class Watcher:
         self._manifests: dict[int, ShardManifest] = {}
         self._stamps: Mapping[str, str] = {}
         self._lease: Lease | None = None
-        self._renewal_seen: float | None = None
+        self._ranges: list[Lease] = []
+        self._renewals: dict[LeaseMark, tuple[float, float | None]] | None = None
+        self._shared_since: float | None = None
         self._name: str | None = None
 
     def look(self) -> Look:
@@ -99,42 +135,53 @@ class Watcher:
             return Look(self._storage.public_path(), "unreadable", self._name or "", str(error))
 
     def _look(self) -> Look:
-        self._read_lease()
+        self._read_leases()
         self._read_manifests()
         lease, now = self._lease, self._clock()
         if not self._planned:
             raise no_run_error(self._storage)
         sums = totals(self._manifests.values())
-        state = self._state(sums.shards, now)
-        usage = None if lease is None else self._usage(lease.since)
-        left = None
-        if state == "running" and lease is not None:
-            left = self._seconds_left(lease.since, now)
+        workers = tuple(self._worker(one, now) for one in self._ranges)
+        state = self._state(sums.shards, workers, now)
+        since = self._since(workers)
         return Look(
             output=self._storage.public_path(),
             state=state,
             name=self._name or self._storage.public_path().rpartition("/")[2],
             holder=None if lease is None else lease.holder,
-            since=None if lease is None else lease.since,
+            since=since,
             planned=self._planned,
             totals=sums,
-            usage=usage,
-            seconds_left=left,
+            usage=None if since is None else _usage(self._manifests.values(), since),
+            seconds_left=(
+                self._seconds_left(since, now) if state == "running" and since is not None else None
+            ),
+            workers=workers,
         )
 
-    def _read_lease(self) -> None:
-        """Read the lease; after a change of it, the plan and the name of the run as well."""
-        before, self._lease = self._lease, read_lease(self._storage)
-        renewed = None if self._lease is None else self._lease.renewed
-        if before is not None and renewed != before.renewed:
-            self._renewal_seen = self._clock()
-        holds = None if self._lease is None else (self._lease.mark, self._lease.free)
-        held = None if before is None else (before.mark, before.free)
-        if not self._planned or holds != held:
+    def _read_leases(self) -> None:
+        """Read the leases; after a change of that of the output, plan and name of the run, too."""
+        before, listing = self._lease, list_leases(self._storage)
+        self._lease = lease = newest(self._storage, listing.numbers)
+        ended = 0 if lease is None else lease.ended_ranges
+        held = [one for one in read_range_leases(self._storage, listing, ended) if not one.free]
+        self._ranges = sorted(held, key=attrgetter("shards"))
+        self._see_renewals([*self._ranges, *([] if lease is None else [lease])])
+        holds = None if lease is None else (lease.mark, lease.free)
+        if not self._planned or holds != (None if before is None else (before.mark, before.free)):
             plans = self._storage.list(layout.PLAN_FOLDER)
             self._planned = sum(layout.index_of(path, "plan") is not None for path in plans)
             run = read_run_manifest(self._storage)
             self._name = None if run is None else run.name
+
+    def _see_renewals(self, leases: Sequence[Lease]) -> None:
+        """Note when each lease was seen to be renewed; None if not since the first look."""
+        now, earlier = self._clock(), self._renewals
+        self._renewals = {}
+        for one in leases:
+            unseen = None if earlier is None else now
+            renewed, seen = (earlier or {}).get(one.mark, (one.renewed, unseen))
+            self._renewals[one.mark] = one.renewed, now if one.renewed != renewed else seen
 
     def _read_manifests(self) -> None:
         """Read the manifests that are new or replaced; the highest term of a shard is valid."""
@@ -158,29 +205,62 @@ class Watcher:
                     self._manifests[index] = manifest
         self._stamps = stamps
 
-    def _state(self, finished: int, now: float) -> State:
-        lease = self._lease
-        if lease is None or lease.free:
-            return "finished" if finished >= self._planned else "unfinished"
-        # Its own clock may be wrong, so what counts is when this process saw the last renewal.
-        seen = self._renewal_seen if self._renewal_seen is not None else lease.renewed
-        return "stalled" if is_over(lease) or now - seen > lease.seconds else "running"
+    def _worker(self, lease: Lease, now: float) -> Worker:
+        shards = lease.shards
+        assert shards is not None
+        own = [one for index, one in self._manifests.items() if shards.holds(index)]
+        return Worker(
+            shards=str(shards),
+            state=self._state_of(lease, now),
+            holder=lease.holder,
+            since=lease.since,
+            planned=max(min(shards.last, self._planned - 1) - shards.first + 1, 0),
+            totals=totals(own),
+            usage=_usage(own, lease.since),
+        )
 
-    def _usage(self, since: float) -> RunUsage | None:
-        recent = self._finished_since(since)
-        if not recent:
-            return None
-        last = max(_time(one.finished) for one in recent)
-        return measure_usage(recent, _iso(since), _iso(last))
+    def _state(self, finished: int, workers: Sequence[Worker], now: float) -> State:
+        lease = self._lease
+        if lease is not None and not lease.free:
+            return self._state_of(lease, now)
+        if workers:
+            return "running" if any(one.state == "running" for one in workers) else "stalled"
+        return "finished" if finished >= self._planned else "unfinished"
+
+    def _state_of(self, lease: Lease, now: float) -> State:
+        """Whether the holder of a held lease still works."""
+        # Its own clock may be wrong, so what counts is when this process saw the last renewal.
+        assert self._renewals is not None
+        _, seen = self._renewals[lease.mark]
+        renewed = lease.renewed if seen is None else seen
+        return "stalled" if is_over(lease) or now - renewed > lease.seconds else "running"
+
+    def _since(self, workers: Sequence[Worker]) -> float | None:
+        """When work began. Runs that share an output take one lease after another."""
+        if not workers:
+            self._shared_since = None
+            return None if self._lease is None else self._lease.since
+        begun = [one.since for one in workers]
+        self._shared_since = min([*begun, self._shared_since or begun[0]])
+        return self._shared_since
 
     def _seconds_left(self, since: float, now: float) -> float | None:
-        done = len(self._finished_since(since))
+        done = len(_finished_since(self._manifests.values(), since))
         left = self._planned - len(self._manifests)
         return left * max(now - since, 0.0) / done if done and left > 0 else None
 
-    def _finished_since(self, since: float) -> list[ShardManifest]:
-        begin = math.floor(since)  # manifests have whole seconds
-        return [one for one in self._manifests.values() if _time(one.finished) >= begin]
+
+def _usage(manifests: Iterable[ShardManifest], since: float) -> RunUsage | None:
+    recent = _finished_since(manifests, since)
+    if not recent:
+        return None
+    last = max(_time(one.finished) for one in recent)
+    return measure_usage(recent, _iso(since), _iso(last))
+
+
+def _finished_since(manifests: Iterable[ShardManifest], since: float) -> list[ShardManifest]:
+    begin = math.floor(since)  # manifests have whole seconds
+    return [one for one in manifests if _time(one.finished) >= begin]
 
 
 def _time(moment: str) -> float:

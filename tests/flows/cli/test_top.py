@@ -9,6 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.cli.top import failures, looks_table
-from rudalle_lib.checks.watch import Look
+from rudalle_lib.checks.watch import Look, Worker
 from rudalle_lib.schema.records import RunTotals, RunUsage
 
 DATASET = Path(__file__).resolve().parents[2] / "data/before_rooms/dataset"
@@ -34,9 +35,9 @@ LOOKS = [
 ]  # fmt: skip
 
 
-def lines_of(width: int) -> list[str]:
+def lines_of(width: int, looks: Sequence[Look] = LOOKS) -> list[str]:
     screen = io.StringIO()
-    Console(file=screen, width=width).print(looks_table(LOOKS, width))
+    Console(file=screen, width=width).print(looks_table(looks, width))
     return [line.rstrip() for line in screen.getvalue().splitlines()]
 
 
@@ -50,6 +51,23 @@ def test_a_row_says_how_far_and_how_fast_a_run_is_and_what_is_wrong() -> None:
     assert "1 shard missing" in second
     assert "you@host, process 2 has not renewed its lease" in third
     assert last.startswith("s3://bucket/d") and "There is no run" in last
+
+
+def test_runs_that_share_an_output_have_a_row_each() -> None:
+    look = Look(
+        "s3://bucket/shared", "running", "shared", holder="planner", planned=200,
+        totals=RunTotals(shards=30, kept=60), workers=(
+            Worker("0-99", "running", "me@host, process 1", 0.0, 100, RunTotals(shards=30, kept=60),
+                   RunUsage(60.0, 1.5, 1, 0.25)),
+            Worker("100-199", "stalled", "you@host, process 2", 0.0, 100, RunTotals(), None),
+        ),
+    )  # fmt: skip
+    whole, first, second = lines_of(200, [look])[1:]
+    assert "30/200" in whole and "lease" not in whole
+    for figure in ("shards 0-99", "running", "30/100", "60", "1.5", "25%", "me@host, process 1"):
+        assert figure in first
+    assert "shards 100-199" in second and "stalled" in second
+    assert "you@host, process 2 has not renewed its lease" in second
 
 
 def test_a_narrow_terminal_loses_no_figure() -> None:

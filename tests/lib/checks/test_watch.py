@@ -12,8 +12,11 @@ import pytest
 
 from rudalle_lib.checks.watch import Watcher
 from rudalle_lib.dataset import layout
-from rudalle_lib.dataset.lease import Holding, acquire, free
+from rudalle_lib.dataset.layout import ShardRange
+from rudalle_lib.dataset.lease import Holding, acquire, free, hold
+from rudalle_lib.dataset.lease_files import PLAN
 from rudalle_lib.dataset.manifests import write_run_manifest, write_shard_manifest
+from rudalle_lib.dataset.range_lease import see_workers
 from rudalle_lib.schema.records import (
     DataFile,
     RunManifest,
@@ -101,6 +104,45 @@ def test_a_holder_is_alive_while_it_renews_whatever_its_clock_says(storage: Stor
     assert watcher.look().state == "stalled"
     holding.renew()
     assert watcher.look().state == "running"
+
+
+def take(storage: Storage, shards: ShardRange, token: str, seconds: float = 60.0) -> Holding:
+    """Hold shards like a run of `run --shards`."""
+    with hold(storage, 60, purpose=PLAN) as planner:
+        return Holding(storage, see_workers(storage, planner).take(shards, token, seconds, "same"))
+
+
+def test_runs_that_share_an_output_are_watched_each(storage: Storage) -> None:
+    plan(storage)
+    first = take(storage, ShardRange(0, 2), "first")
+    clock = Clock(first.lease.since)
+    watcher = Watcher(storage.url(), clock)
+    look = watcher.look()
+    assert look.state == "running" and [one.shards for one in look.workers] == ["0-2"]
+    take(storage, ShardRange(3, 9), "second", seconds=30.0)
+    clock.now += 20.0
+    first.renew()
+    publish(storage, 1, clock)
+    look = watcher.look()
+    one, two = look.workers
+    assert (one.planned, one.totals.shards, one.state) == (3, 1, "running")
+    assert one.holder == first.lease.holder and one.usage is not None
+    assert one.usage.images_per_second == pytest.approx(8 / 20, abs=0.05)
+    assert (two.shards, two.planned, two.totals.shards, two.usage) == ("3-9", 1, 0, None)
+    assert look.seconds_left == pytest.approx(60.0, abs=2.0)
+
+    clock.now += 40.0
+    first.renew()
+    look = watcher.look()
+    assert (look.state, [one.state for one in look.workers]) == ("running", ["running", "stalled"])
+    free(storage, "first")
+    look = watcher.look()
+    assert (look.state, [one.shards for one in look.workers]) == ("stalled", ["3-9"])
+    assert json.loads(json.dumps(look.as_json()))["workers"][0]["state"] == "stalled"
+    free(storage, "second")
+    assert watcher.look().state == "unfinished"
+    take(storage, ShardRange(0, 9), "third")
+    assert watcher.look().since == pytest.approx(clock.now - 60.0, abs=30.0)
 
 
 def test_replaced_deleted_and_damaged_manifests_are_noticed(storage: Storage) -> None:
