@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -61,6 +61,8 @@ class ModelEntry:
         packaged: folder in `rudalle_lib/demo/weights`, or None.
         languages: codes of the languages that a translator reads and writes; empty for other
             kinds.
+        base: for weights of one's own, the registered model whose network they have.
+        folder: for weights of one's own, the folder or URL of their files.
     """
 
     name: str
@@ -75,26 +77,33 @@ class ModelEntry:
     sha256: Mapping[str, str] = field(default_factory=_frozen)
     packaged: str | None = None
     languages: tuple[str, str] = ("", "")
+    base: str = ""
+    folder: str | None = None
 
     def repository_of(self, role: str) -> str | None:
         """The repository that contains the file of a role; None for packaged models."""
         return self.elsewhere.get(role, self.repository)
 
 
-def get(name: str, kind: Kind | None = None) -> ModelEntry:
+NONE: Mapping[str, ModelEntry] = _frozen()
+"""No weights of one's own."""
+
+
+def get(name: str, kind: Kind | None = None, own: Mapping[str, ModelEntry] = NONE) -> ModelEntry:
     """Find a model by name.
 
     Args:
         name: a name from `names`, or any OPUS-MT pair of languages, such as opus-mt-uk-ru.
         kind: the required kind; None accepts all.
+        own: weights of one's own by name, which no registered model has.
 
     Raises:
         ConfigError: there is no such model, or it is of another kind; lists the known names.
     """
-    entry = _ENTRIES.get(name) or _marian_pair(name)
+    entry = _ENTRIES.get(name) or _marian_pair(name) or own.get(name)
     if entry is not None and kind in (None, entry.kind):
         return entry
-    known = names(kind)
+    known = [*names(kind), *(one.name for one in own.values() if kind in (None, one.kind))]
     what = kind or "model"
     if entry is not None:
         raise ConfigError(
@@ -104,19 +113,50 @@ def get(name: str, kind: Kind | None = None) -> ModelEntry:
     raise ConfigError(f"unknown {what} {name!r}{hint}; known are {', '.join(known)}")
 
 
-def second_scorer(name: str) -> ModelEntry:
+def is_registered(name: str) -> bool:
+    """Whether a name is that of a registered model, or of an OPUS-MT pair."""
+    return name in _ENTRIES or MARIAN_PAIR.fullmatch(name) is not None
+
+
+def second_scorer(name: str, own: Mapping[str, ModelEntry] = NONE) -> ModelEntry:
     """Find a second scorer: a ruCLIP, or `open_clip:` with a repository in open_clip's layout.
+
+    Args:
+        name: a name from `names`, of weights of one's own, or with `open_clip:`.
+        own: weights of one's own by name.
 
     Raises:
         ConfigError: there is no such scorer; lists the known names.
     """
     repository = OPEN_CLIP.fullmatch(name)
     if repository is None:
-        return get(name, "scorer")
+        return get(name, "scorer", own)
     return ModelEntry(
         name, "open_clip", "a CLIP of the package open_clip",
         _frozen(weights="open_clip_model.safetensors", config="open_clip_config.json"),
         repository[1], licence="not known here",
+    )  # fmt: skip
+
+
+def from_folder(name: str, base: str, folder: str) -> ModelEntry:
+    """The entry of weights of one's own.
+
+    Args:
+        name: their name.
+        base: the registered model whose network they have.
+        folder: folder or URL with `model.safetensors`, `config.json` and the files of the
+            tokenizer, as `rudalle-flows fine-tune` writes them.
+
+    Raises:
+        ConfigError: there is no such registered model.
+    """
+    entry = get(base)
+    files = {role: file.rpartition("/")[2] for role, file in entry.files.items()}
+    return replace(
+        entry, name=name, about=f"weights of your own with the network of {base}",
+        files=_frozen(**{**files, "weights": "model.safetensors", "config": "config.json"}),
+        repository=None, packaged=None, elsewhere=_frozen(), sha256=_frozen(),
+        base=base, folder=folder,
     )  # fmt: skip
 
 

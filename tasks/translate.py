@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from prefect import task
 
-from rudalle_lib import registry
 from rudalle_lib.config.sections import TranslateConfig
 from rudalle_lib.pipeline.artifacts import find_artifact, with_rejects, write_artifact
 from rudalle_lib.pipeline.reuse import find_made
@@ -35,7 +34,7 @@ def translate(section: TranslateConfig, job: Job, fingerprint: str) -> StageArti
     planned = read_shard(storage, job.shard)
     made = find_made(storage, STAGE, job.shard, fingerprint, TranslationRecord, job.reuse, job.term)
     prompts = [prompt for prompt in planned if prompt.prompt_id not in made.rows]
-    source, _ = registry.get(section.model, "translator").languages
+    source, _ = job.weights.find(section.model, "translator").languages
     needed = needs_translator(prompts, section.language, source)
     with device_slot_if(needed, job.runtime, job.shard.index) as slot:
         model = translator(section.model, job.weights, slot.device) if needed else None

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rudalle_lib import registry
+from flows.cli.options import source_of
 
 if TYPE_CHECKING:
     from flows.cli.outlook import Outlook
     from rudalle_lib.checks.faults import Audit
     from rudalle_lib.config.run import RunConfig
     from rudalle_lib.pipeline.status import Status
+    from rudalle_lib.registry import ModelEntry
 
 
 def print_json(value: Any) -> None:
@@ -78,15 +80,14 @@ def audit_values(url: str, audit: Audit) -> dict[str, Any]:
     }
 
 
-def model_values() -> list[dict[str, str]]:
-    """Return all models of the registry."""
-    entries = [registry.get(name) for name in registry.names()]
+def model_values(entries: Sequence[ModelEntry]) -> list[dict[str, str]]:
+    """Return models and where they come from."""
     return [
         {
             "name": entry.name,
             "kind": entry.kind,
             "description": entry.about,
-            "source": entry.repository or "this package",
+            "source": source_of(entry),
             "licence": entry.licence,
         }
         for entry in entries

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.options import MAX_SHOWN, AsJson
+from flows.cli.options import MAX_SHOWN, AsJson, find_config, source_of
 from flows.exits import translate_exit
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ app = typer.Typer(
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of a model, see `rudalle-flows models list`.")
 ]
+RunFile = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="CONFIG",
+        help="Configuration of a run: its `weights` apply, with the names in `weights.models`.",
+    ),
+]
 Folder = Annotated[
     str | None,
     typer.Option(
@@ -40,49 +48,56 @@ Endpoint = Annotated[
 
 
 @app.callback()
-def main(context: typer.Context, as_json: AsJson = False) -> None:
+def main(context: typer.Context, as_json: AsJson = False, config: RunFile = None) -> None:
     """List the models if no command is given."""
     if context.invoked_subcommand is None:
-        list_models(as_json)
+        list_models(as_json, config)
 
 
 @app.command("list")
-def list_models(as_json: AsJson = False) -> None:
+def list_models(as_json: AsJson = False, config: RunFile = None) -> None:
     """List all models."""
     with translate_exit():
+        from rudalle_lib import registry
+
+        own = _weights(config, None, False, None).own()
+        entries = [*(registry.get(name) for name in registry.names()), *own.values()]
         if as_json:
             from flows.cli.as_json import model_values, print_json
 
-            print_json(model_values())
+            print_json(model_values(entries))
         else:
             from flows.cli.tables import print_models
 
-            print_models()
+            print_models(entries)
 
 
 @app.command()
-def show(name: Name) -> None:
+def show(name: Name, config: RunFile = None) -> None:
     """Show source, licence and architecture of a model. Downloads nothing."""
     with translate_exit():
         from flows.cli.tables import print_pairs
-        from rudalle_lib import registry
 
-        entry = registry.get(name)
+        entry = _weights(config, None, False, None).find(name)
         print_pairs(f"{entry.name}: {entry.about}", _facts(entry))
 
 
 @app.command()
 def pull(
-    name: Name, folder: Folder = None, offline: Offline = False, endpoint: Endpoint = None
+    name: Name,
+    config: RunFile = None,
+    folder: Folder = None,
+    offline: Offline = False,
+    endpoint: Endpoint = None,
 ) -> None:
     """Download a model. Prints where its files are."""
     with translate_exit():
         from flows.cli.tables import print_pairs
-        from rudalle_lib import registry
         from rudalle_lib.weights.files import resolve_files
 
-        entry = registry.get(name)
-        files = resolve_files(entry, _weights(folder, offline, endpoint))
+        weights = _weights(config, folder, offline, endpoint)
+        entry = weights.find(name)
+        files = resolve_files(entry, weights)
         print_pairs(entry.name, [(role, _path_and_size(path)) for role, path in files.items()])
 
 
@@ -105,14 +120,18 @@ def convert(
 
 @app.command()
 def verify(
-    name: Name, folder: Folder = None, offline: Offline = False, endpoint: Endpoint = None
+    name: Name,
+    config: RunFile = None,
+    folder: Folder = None,
+    offline: Offline = False,
+    endpoint: Endpoint = None,
 ) -> None:
     """Download a model, load it and run it once on the CPU."""
     with translate_exit():
         from flows.cli.tables import print_pairs
         from rudalle_lib.checks.models import check_model
 
-        check = check_model(name, _weights(folder, offline, endpoint))
+        check = check_model(name, _weights(config, folder, offline, endpoint))
         files = [
             (role, f"{_path_and_size(path)}\nSHA-256 {check.sha256[role]}")
             for role, path in check.files.items()
@@ -121,11 +140,16 @@ def verify(
         print_pairs(f"{check.entry.name} works", [*files, ("run", run)])
 
 
-def _weights(folder: str | None, offline: bool, endpoint: str | None) -> WeightsConfig:
+def _weights(
+    config: str | None, folder: str | None, offline: bool, endpoint: str | None
+) -> WeightsConfig:
+    """The section `weights` of a configuration, if one is given, with what options replace."""
     from rudalle_lib.config.run import RunConfig
 
-    options = {"folder": folder, "offline": str(offline).lower(), "endpoint": endpoint}
+    options = {"folder": folder, "offline": "true" if offline else None, "endpoint": endpoint}
     overrides = [f"weights.{key}={value}" for key, value in options.items() if value is not None]
+    if config is not None:
+        return RunConfig.load(find_config(config), overrides).weights
     return RunConfig.parse("{}", overrides, "the command line").weights
 
 
@@ -133,9 +157,11 @@ def _facts(entry: ModelEntry) -> list[tuple[str, str]]:
     files = [(f"file: {role}", _source(entry, role)) for role in entry.files]
     sizes = [f"{key} {_as_list(value)}" for key, value in entry.architecture.items()]
     digests = [(f"SHA-256: {role}", digest) for role, digest in entry.sha256.items()]
+    revision = entry.revision if entry.repository else "part of the package"
     return [
         ("kind", entry.kind),
-        ("revision", entry.revision if entry.repository else "part of the package"),
+        *([("base", entry.base), ("folder", source_of(entry))] if entry.folder else []),
+        *([("revision", revision)] if entry.folder is None else []),
         ("licence", entry.licence),
         *files,
         *digests,
@@ -144,7 +170,7 @@ def _facts(entry: ModelEntry) -> list[tuple[str, str]]:
 
 
 def _source(entry: ModelEntry, role: str) -> str:
-    return f"{entry.files[role]} from {entry.repository_of(role) or 'this package'}"
+    return f"{entry.files[role]} from {entry.repository_of(role) or source_of(entry)}"
 
 
 def _as_list(value: Any) -> Any:

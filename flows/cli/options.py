@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rudalle_lib.errors import ConfigError
+from rudalle_lib.storage.urls import public_url
 
 if TYPE_CHECKING:
     from rudalle_lib.config.run import RunConfig
+    from rudalle_lib.registry import ModelEntry
 
 PACKAGED = Path(__file__).resolve().parents[2] / "configs"
 """Folder of the configurations that can be selected by name."""
@@ -89,3 +91,10 @@ def find_config(name: str) -> str:
         f"There is no configuration {name[:MAX_SHOWN]!r}: expected a YAML file or one of the "
         f"packaged configurations {names}."
     )
+
+
+def source_of(entry: ModelEntry) -> str:
+    """Return where the weights of a model come from."""
+    if entry.folder is not None:
+        return public_url(entry.folder)
+    return entry.repository or "this package"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from flows.cli.options import source_of
 from flows.console import SafeConsole
-from rudalle_lib import registry
 from rudalle_lib.escaping import safe_line, safe_text
 from rudalle_lib.humanize import counted, reasons, size
 from rudalle_lib.pipeline.diff import KEPT, MISSING, WITHDRAWN
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rudalle_lib.pipeline.status import Status
     from rudalle_lib.pipeline.tidy import StageFiles, Tidied
     from rudalle_lib.prompts.plan import Plan
+    from rudalle_lib.registry import ModelEntry
     from rudalle_lib.schema.decisions import GroupCounts, RuleCounts
 
 
@@ -217,16 +218,15 @@ def _side_by_side(first: str, *columns: str) -> Table:
     return table
 
 
-def print_models() -> None:
-    """Print all models of the registry; in a narrow terminal, sources are below descriptions."""
+def print_models(entries: Sequence[ModelEntry]) -> None:
+    """Print models; in a narrow terminal, sources are below descriptions."""
     console = SafeConsole()
-    entries = [registry.get(name) for name in registry.names()]
     wide = console.width >= WIDE
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     for column in ("name", "kind", "description", *(["source"] if wide else [])):
         table.add_column(column, no_wrap=column in ("name", "kind"), overflow="fold")
     for entry in entries:
-        source = entry.repository or "this package"
+        source = safe_line(source_of(entry))
         about = entry.about if wide else f"{entry.about}\n{source}"
         table.add_row(entry.name, entry.kind, about, *([source] if wide else []))
     console.print(table)

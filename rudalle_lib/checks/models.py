@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rudalle_lib import registry
 from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.errors import WeightsError
 from rudalle_lib.images.scoring import Scorer
@@ -65,7 +64,7 @@ def check_model(name: str, weights: WeightsConfig = DEFAULT_WEIGHTS) -> ModelChe
         ConfigError: There is no such model.
         WeightsError: Its files are not available or do not fit, or its output is not finite.
     """
-    entry = registry.get(name)
+    entry = weights.find(name)
     files = resolve_files(entry, weights)
     sha256 = {role: file_digest(path) for role, path in files.items()}
     started = time.perf_counter()

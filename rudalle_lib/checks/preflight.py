@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from rudalle_lib import registry
 from rudalle_lib.comparison.outputs import check_installed
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.config.sections import WeightsConfig
@@ -46,10 +45,15 @@ def check_allowed(config: RunConfig) -> None:
         (f"select.rules.{number}.min_scores", rule.min_scores, bounds.INPUTS)
         for number, rule in enumerate(config.select.rules)
     ]
+    own = [
+        (f"weights.models.{name}.folder", one.folder, bounds.INPUTS)
+        for name, one in config.weights.models.items()
+    ]
     for key, place, variable in (
         *tables,
         ("prompts.uri", config.prompts.uri, bounds.INPUTS),
         ("weights.folder", config.weights.folder, bounds.INPUTS),
+        *own,
         ("output", config.output, bounds.OUTPUTS),
         ("weights.endpoint", config.weights.endpoint, bounds.ENDPOINTS),
         ("runtime.ray_address", cluster, bounds.ENDPOINTS),
@@ -265,7 +269,7 @@ def check_fit(config: RunConfig) -> None:
     from rudalle_lib.models.vqgan import VqGanConfig
     from rudalle_lib.weights.loading import network_config
 
-    entry = registry.get(config.generate.model, "decoder")
+    entry = config.weights.find(config.generate.model, "decoder")
     decoder = network_config(entry, resolve_files(entry, config.weights), DalleConfig)
     try:
         choose_canvas(
@@ -275,7 +279,7 @@ def check_fit(config: RunConfig) -> None:
         raise SettingsError(f"generate.{error}") from None
     encoder = config.generate.image_encoder or config.decode.model
     for key, name in (("decode.model", config.decode.model), ("generate.image_encoder", encoder)):
-        vqgan = registry.get(name, "vqgan")
+        vqgan = config.weights.find(name, "vqgan")
         codes = network_config(vqgan, resolve_files(vqgan, config.weights), VqGanConfig).n_embed
         if codes != decoder.image_vocab_size:
             raise SettingsError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from rudalle_lib import registry
 from rudalle_lib.checks.faults import Audit, Row
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.dataset.reader import PublishedImages
@@ -105,7 +104,7 @@ def choose_sample(
 
 
 def _load(config: RunConfig) -> Scorer:
-    entry = registry.get(config.score.model, "scorer")
+    entry = config.weights.find(config.score.model, "scorer")
     section, device = config.score, resolve_devices("auto")[0]
     dtype = resolve_dtype(section.dtype, device)
     loaded = load_scorer(entry.name, config.weights, device, dtype)

@@ -38,9 +38,14 @@ CpuCount = Annotated[int, Field(ge=1, le=MAX_CPUS)]
 """A number of CPUs or threads."""
 
 
+OWN_NAME = "of your own"
+"""Label of the choice of a name in `weights.models`."""
+
+
 def model_choices(kind: registry.Kind) -> dict[str, Any]:
     """The choices that a form offers; names are validated when a model is looked up."""
-    return {"enum": registry.names(kind)}
+    registered = {"type": "string", "enum": registry.names(kind), "title": "registered"}
+    return {"anyOf": [registered, {"type": "string", "title": OWN_NAME}]}
 
 
 def within(allowed: Range) -> Any:
@@ -177,7 +182,8 @@ class Section(BaseModel):
 
     def _unset_later(self) -> set[str]:
         fields = type(self).model_fields
-        return {n for n in self.added_later if getattr(self, n) == fields[n].get_default()}
+        defaults = {n: fields[n].get_default(call_default_factory=True) for n in self.added_later}
+        return {n for n in self.added_later if getattr(self, n) == defaults[n]}
 
     def identity(self, exclude: Iterable[str] = ()) -> dict[str, Any]:
         """The settings that determine the output of a stage, as plain JSON values.

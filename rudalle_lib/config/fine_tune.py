@@ -21,7 +21,7 @@ from rudalle_lib.config.base import (
     within,
 )
 from rudalle_lib.config.document import Document
-from rudalle_lib.config.inputs import Seconds, WeightsConfig
+from rudalle_lib.config.inputs import ModelName, Seconds, WeightsConfig
 from rudalle_lib.schema.ranges import SEED
 
 Trained = Literal["decoder", "vqgan", "scorer"]
@@ -42,19 +42,6 @@ def _check_device(device: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda", device):
         raise ValueError(f"expected auto, cpu or cuda, found {device!r}")
     return device
-
-
-def _check_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
-        raise ValueError(
-            "expected a name of small letters, digits, dots, dashes and underscores, "
-            f"found {name[:80]!r}"
-        )
-    return name
-
-
-ModelName = Annotated[str, AfterValidator(_check_name)]
-"""A name under which a configuration refers to fine-tuned weights."""
 
 
 class SourceConfig(Section):

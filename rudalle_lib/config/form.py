@@ -67,6 +67,9 @@ def _labelled(setting: dict[str, Any]) -> dict[str, Any]:
     """A setting that may be null has two buttons, which Prefect would label `int` and `None`."""
     if "anyOf" not in setting:
         return setting
-    labels = ["none" if option.get("type") == "null" else "value" for option in setting["anyOf"]]
-    options = zip(setting["anyOf"], labels, strict=True)
-    return {**setting, "anyOf": [{**option, "title": label} for option, label in options]}
+    options = [one for option in setting["anyOf"] for one in option.get("anyOf", [option])]
+    return {**setting, "anyOf": [{"title": _label(option), **option} for option in options]}
+
+
+def _label(option: dict[str, Any]) -> str:
+    return "none" if option.get("type") == "null" else "value"

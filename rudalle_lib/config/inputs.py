@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import codecs
+import re
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
-from rudalle_lib.config.base import LocalFolder, Positive, Section, TableUrl, WebUrl
+from rudalle_lib import registry
+from rudalle_lib.config.base import LocalFolder, Positive, Section, TableUrl, Url, WebUrl
+from rudalle_lib.errors import ConfigError
+from rudalle_lib.registry import Kind, ModelEntry
 from rudalle_lib.storage.reading import Reading
+from rudalle_lib.storage.urls import WEB, scheme_of
 
 DEMO_PROMPTS = "demo://prompts"
 """The prompt table that is shipped with the package."""
@@ -45,6 +50,19 @@ MAX_SECONDS = 24 * 3600
 
 Seconds = Annotated[float, Field(gt=0, le=MAX_SECONDS)]
 """How long something may take."""
+
+
+def _check_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", name):
+        raise ValueError(
+            "expected a name of small letters, digits, dots, dashes and underscores, "
+            f"found {name[:80]!r}"
+        )
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_check_name)]
+"""A name under which a configuration refers to weights of one's own."""
 
 
 class PromptsConfig(Section):
@@ -154,8 +172,40 @@ class PromptsConfig(Section):
         return columns
 
 
+class NamedWeights(Section):
+    """Weights of one's own, such as fine-tuned ones."""
+
+    base: str = Field(
+        description="The registered model whose network they have: the one that was fine-tuned."
+    )
+    folder: Url = Field(
+        description="Folder with model.safetensors, config.json and the files of the tokenizer: "
+        "a local one, or a URL such as s3://bucket/weights/mine."
+    )
+
+    @field_validator("base")
+    @classmethod
+    def _check_base(cls, base: str) -> str:
+        try:
+            registry.get(base)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return base
+
+    @field_validator("folder")
+    @classmethod
+    def _check_folder(cls, folder: str) -> str:
+        if scheme_of(folder) in WEB:
+            raise ValueError(
+                "expected a local folder or a URL of object storage, such as s3://bucket/weights"
+            )
+        return folder
+
+
 class WeightsConfig(Section):
     """Where model weights come from."""
+
+    added_later = ("models",)
 
     folder: LocalFolder | None = Field(
         default=None,
@@ -171,3 +221,43 @@ class WeightsConfig(Section):
         description="URL of a mirror of the Hugging Face Hub; null is the Hub itself. It never "
         "gets your HF_TOKEN; a mirror in HF_ENDPOINT does.",
     )
+    models: dict[ModelName, NamedWeights] = Field(
+        default_factory=dict,
+        description="Weights of your own by name, such as fine-tuned ones: for example "
+        "{mine: {base: malevich-v3, folder: output/fine-tuned/weights/mine}}. Such a name can be "
+        "used wherever a model is named.",
+    )
+
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, models: dict[str, NamedWeights]) -> dict[str, NamedWeights]:
+        for name in models:
+            if registry.is_registered(name):
+                raise ValueError(
+                    f"{name} is the name of a registered model, which it would hide; choose "
+                    "another name"
+                )
+        return models
+
+    def __hash__(self) -> int:
+        """Equal ones have equal hashes; loaded models are remembered by them."""
+        return hash((self.folder, self.offline, self.endpoint, tuple(self.models)))
+
+    def own(self) -> dict[str, ModelEntry]:
+        """The entries of `models` by name."""
+        return {
+            name: registry.from_folder(name, one.base, one.folder)
+            for name, one in self.models.items()
+        }
+
+    def find(self, name: str, kind: Kind | None = None) -> ModelEntry:
+        """Find a model by a registered name or one in `models`.
+
+        Raises:
+            ConfigError: there is no such model, or it is of another kind; lists the known names.
+        """
+        return registry.get(name, kind, self.own())
+
+    def find_second_scorer(self, name: str) -> ModelEntry:
+        """As `find`, for `score.second_model`."""
+        return registry.second_scorer(name, self.own())

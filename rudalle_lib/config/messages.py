@@ -86,6 +86,9 @@ def known_keys(path: list[str], model: type[BaseModel]) -> list[str]:
         if name.isdecimal() and get_origin(annotation) is tuple:
             annotation = get_args(annotation)[0]
             continue
+        if get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+            continue
         fields = annotation.model_fields if _is_section(annotation) else {}
         annotation = fields[name].annotation if name in fields else None
     return list(annotation.model_fields) if _is_section(annotation) else []

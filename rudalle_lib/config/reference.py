@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rudalle_lib import registry
+from rudalle_lib.config.base import OWN_NAME
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.config.selection import Rule, SelectConfig
 
@@ -157,7 +158,8 @@ def _section(title: str, about: str, prefix: str, section: type[BaseModel]) -> s
 def _type(schema: Mapping[str, Any]) -> str:
     """Type and allowed values, such as `integer, 1 to 1000`."""
     if "anyOf" in schema:
-        return ", or ".join(_type(option) for option in schema["anyOf"])
+        options = [one for one in schema["anyOf"] if one.get("title") != OWN_NAME]
+        return ", or ".join(_type(option) for option in options)
     if schema.get("type") == "null":
         return "null"
     if "const" in schema:

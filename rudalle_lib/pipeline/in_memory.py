@@ -7,7 +7,6 @@ from functools import cached_property
 
 import torch
 
-from rudalle_lib import registry
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.generation.draw import draw_candidates, drawing_batch_size, image_prompt_encoder
 from rudalle_lib.images.cutout import cut_out_rows
@@ -127,7 +126,7 @@ class InMemoryPipeline:
     ) -> tuple[list[TranslationRecord], dict[str, Reject]]:
         """As `text.prompt_translation.translate_prompts`."""
         section = self.config.translate
-        source, _ = registry.get(section.model, "translator").languages
+        source, _ = self.config.weights.find(section.model, "translator").languages
         needed = needs_translator(prompts, section.language, source)
         translator = self.translator if needed else None
         return translate_prompts(prompts, section.language, source, translator, section.batch_size)

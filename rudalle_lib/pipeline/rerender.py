@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pydantic
 
-from rudalle_lib import registry
 from rudalle_lib.config.messages import error_from_validation
 from rudalle_lib.config.overrides import apply_overrides
 from rudalle_lib.config.precision import record_precisions
@@ -294,5 +293,5 @@ def _codes(config: RunConfig) -> int:
     from rudalle_lib.models.vqgan import VqGanConfig  # imports torch
     from rudalle_lib.weights.loading import network_config
 
-    entry = registry.get(config.decode.model, "vqgan")
+    entry = config.weights.find(config.decode.model, "vqgan")
     return network_config(entry, resolve_files(entry, config.weights), VqGanConfig).n_embed

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from rudalle_lib import registry
 from rudalle_lib.config.base import Section
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.digests import digest_of
@@ -210,7 +209,7 @@ def stage_models(config: RunConfig) -> dict[str, ModelEntry]:
     for stage in active_stages(config):
         name = getattr(stage.section(config), "model", None)
         if stage.model_kind is not None and name is not None:
-            found[stage.name] = registry.get(name, stage.model_kind)
+            found[stage.name] = config.weights.find(name, stage.model_kind)
     return found
 
 
@@ -223,9 +222,9 @@ def other_models(config: RunConfig) -> dict[str, ModelEntry]:
     found: dict[str, ModelEntry] = {}
     encoder, second = config.generate.image_encoder, config.score.second_model
     if encoder not in (None, config.decode.model):
-        found[IMAGE_ENCODER] = registry.get(str(encoder), "vqgan")
+        found[IMAGE_ENCODER] = config.weights.find(str(encoder), "vqgan")
     if second is not None:
-        found[SECOND_SCORER] = registry.second_scorer(second)
+        found[SECOND_SCORER] = config.weights.find_second_scorer(second)
     return found
 
 

@@ -143,17 +143,21 @@ def list_folder(file_system: Any, path: str) -> list[str]:
     return [str(entry["name"]) for entry in _entries(file_system, path)]
 
 
-STAMPS = ("ETag", "etag", "generation", "LastModified", "last_modified", "updated", "mtime")
+STAMPS = (
+    *("ETag", "etag", "generation", "blob_id"),
+    *("LastModified", "last_modified", "updated", "mtime"),
+)
 """What file systems tell of a file that changes when it is replaced, the best first."""
 
 
-def list_stamps(url: str) -> dict[str, str]:
+def list_stamps(url: str, bound: str = bounds.OUTPUTS) -> dict[str, str]:
     """The files directly in a folder, each with a stamp that changes when it is replaced.
 
     An object store gets one request per 1,000 files.
 
     Args:
         url: the folder, which need not exist.
+        bound: the variable of `bounds` whose prefixes the URL must be below.
 
     Returns:
         Stamps by the names of files within the folder.
@@ -161,7 +165,7 @@ def list_stamps(url: str) -> dict[str, str]:
     Raises:
         StorageError: the storage does not answer or denies the request.
     """
-    file_system, path = connect(url, None, bounds.OUTPUTS)
+    file_system, path = connect(url, None, bound)
     with translate_errors("list", url):
         entries = _entries(file_system, path)
     return {

@@ -9,6 +9,8 @@ Files are searched in this order:
 2. The package, for the demo models.
 3. The Hugging Face Hub and its local cache; with `weights.offline`, only the cache.
 
+Weights of one's own, in `weights.models`, come from their own folder alone (`own_files`).
+
 The token of the Hugging Face Hub is sent only to the hub itself and to the mirror in HF_ENDPOINT,
 never to one that a configuration names.
 """
@@ -20,14 +22,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rudalle_lib import registry
 from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import SettingsError, WeightsError
 from rudalle_lib.registry import ModelEntry
 from rudalle_lib.storage import bounds
 from rudalle_lib.storage.errors import mask_secrets
+from rudalle_lib.storage.small_files import read_small_json
 from rudalle_lib.storage.urls import Url
 from rudalle_lib.weights.digest_cache import file_digest
+from rudalle_lib.weights.own_files import check_same_network, own_files
 
 PACKAGED = Path(__file__).parents[1] / "demo" / "weights"
 """Folder of the weights that are part of the package."""
@@ -66,6 +71,8 @@ def resolve_files(entry: ModelEntry, weights: WeightsConfig = DEFAULT_WEIGHTS) -
             registry's.
         SettingsError: the environment does not allow the folder or mirror.
     """
+    if entry.folder is not None:
+        return _resolve_own(entry, weights)
     files = {role: _resolve(entry, role, weights) for role in entry.files}
     for role, expected in entry.sha256.items():
         found = file_digest(files[role])
@@ -86,6 +93,20 @@ def digest(entry: ModelEntry, files: Files) -> str:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def _resolve_own(entry: ModelEntry, weights: WeightsConfig) -> dict[str, Path]:
+    _check_allowed(f"weights.models.{entry.name}.folder", entry.folder or "", bounds.INPUTS)
+    files = own_files(entry, weights)
+    base = registry.get(entry.base)
+    sizes = base.architecture
+    try:
+        if not sizes and base.kind != "translator":  # its config.json has more than sizes
+            sizes = read_small_json(_resolve(base, "config", weights))
+        check_same_network(entry, files, sizes, read_small_json(files["config"]))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"weights.models.{entry.name}: {error}") from error
+    return files
 
 
 def _resolve(entry: ModelEntry, role: str, weights: WeightsConfig) -> Path:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from rudalle_lib import registry
 from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.errors import WeightsError
 from rudalle_lib.models.dalle import Dalle, DalleConfig, device_of_tensor
@@ -97,7 +96,7 @@ def load_decoder(
     """Load a decoder for inference.
 
     Args:
-        name: registry name of the decoder.
+        name: name of the decoder.
         weights: where its files come from.
         device: target device. If there are several, each gets a contiguous range of layers.
         dtype: type of the weights. int8 stores the weights of linear layers in 8 bits and computes
@@ -109,7 +108,7 @@ def load_decoder(
         ConfigError: there is no such decoder.
         WeightsError: its files are missing, cannot be read, or do not fit its network.
     """
-    entry = registry.get(name, "decoder")
+    entry = weights.find(name, "decoder")
     files = resolve_files(entry, weights)
     devices = [device] if isinstance(device, torch.device) else list(device)
     make_reproducible(devices)
@@ -145,7 +144,7 @@ def load_vqgan(
     """Load a VQ-GAN for inference.
 
     Args:
-        name: registry name of the VQ-GAN.
+        name: name of the VQ-GAN.
         weights: where its files come from.
         device: target device.
         dtype: type in which images are decoded; see `VqGan.use_dtype`.
@@ -154,7 +153,7 @@ def load_vqgan(
         ConfigError: there is no such VQ-GAN.
         WeightsError: its files are missing, cannot be read, or do not fit its network.
     """
-    entry = registry.get(name, "vqgan")
+    entry = weights.find(name, "vqgan")
     files = resolve_files(entry, weights)
     config = network_config(entry, files, VqGanConfig)
     model = _load(entry, files, VqGan, config, device, torch.float32, without_loss)
@@ -171,7 +170,7 @@ def load_scorer(
     """Load a ruCLIP or ruCLIP Small for inference.
 
     Args:
-        name: registry name of the scorer.
+        name: name of the scorer.
         weights: where its files come from.
         device: target device.
         dtype: type of the weights.
@@ -180,7 +179,7 @@ def load_scorer(
         ConfigError: there is no such scorer.
         WeightsError: its files are missing, cannot be read, or do not fit its network.
     """
-    entry = registry.get(name, "scorer")
+    entry = weights.find(name, "scorer")
     files = resolve_files(entry, weights)
     model: RuClip | RuClipSmall
     tokenizer: Tokenizer | Gpt2Tokenizer
@@ -206,7 +205,7 @@ def load_upscaler(
     """Load a super-resolution network for inference.
 
     Args:
-        name: registry name of the upscaler.
+        name: name of the upscaler.
         weights: where its files come from.
         device: target device.
         dtype: type in which the network computes; see `RrdbNet.use_dtype`.
@@ -215,7 +214,7 @@ def load_upscaler(
         ConfigError: there is no such upscaler.
         WeightsError: its files are missing, cannot be read, or do not fit its network.
     """
-    entry = registry.get(name, "upscaler")
+    entry = weights.find(name, "upscaler")
     files = resolve_files(entry, weights)
     config = network_config(entry, files, RrdbNetConfig)
     model = _load(entry, files, RrdbNet, config, device, torch.float32)
@@ -232,7 +231,7 @@ def load_segmenter(
     """Load a segmentation network for inference.
 
     Args:
-        name: registry name of the segmenter.
+        name: name of the segmenter.
         weights: where its files come from.
         device: target device.
         dtype: type of the weights.
@@ -241,7 +240,7 @@ def load_segmenter(
         ConfigError: there is no such segmenter.
         WeightsError: its files are missing, cannot be read, or do not fit its network.
     """
-    entry = registry.get(name, "segmenter")
+    entry = weights.find(name, "segmenter")
     files = resolve_files(entry, weights)
     config = network_config(entry, files, EfficientUnetConfig)
     model = _load(entry, files, EfficientUnet, config, device, dtype, without_classifier)
@@ -257,7 +256,7 @@ def load_translator(
     """Load a translator for inference.
 
     Args:
-        name: registry name of the translator.
+        name: name of the translator.
         weights: where its files come from.
         device: target device.
         dtype: type of the weights.
@@ -268,7 +267,7 @@ def load_translator(
     """
     from rudalle_lib.weights.marian import load_marian  # transformers takes a second to import
 
-    entry = registry.get(name, "translator")
+    entry = weights.find(name, "translator")
     files = resolve_files(entry, weights)
     make_reproducible([device])
     return load_marian(files["weights"].parent, device, dtype)

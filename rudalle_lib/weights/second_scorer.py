@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rudalle_lib import registry
 from rudalle_lib.config.sections import ScoreConfig, WeightsConfig
 from rudalle_lib.errors import SettingsError, WeightsError
 from rudalle_lib.images.codecs import to_pil
@@ -100,7 +99,7 @@ def load_second_scorer(
         SettingsError: the package open_clip is needed and not installed.
         WeightsError: files are missing, cannot be read, or do not fit the network.
     """
-    entry = registry.second_scorer(name)
+    entry = weights.find_second_scorer(name)
     if entry.kind == "scorer":
         return load_scorer(name, weights, device, dtype)
     files = resolve_files(entry, weights)

@@ -14,6 +14,7 @@ from flows.cli.tables import (
     print_pairs,
     print_status,
 )
+from rudalle_lib import registry
 from rudalle_lib.checks.audit import audit_output
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.pipeline.diff import Difference
@@ -99,7 +100,7 @@ def test_an_audit_shows_a_limited_number_of_faults(
 
 
 def test_models_are_listed_with_kind_and_source(capsys: pytest.CaptureFixture[str]) -> None:
-    print_models()
+    print_models([registry.get(name) for name in registry.names()])
     shown = capsys.readouterr().out
     assert "malevich-v3" in shown and "demo-dalle" in shown and "this package" in shown
 
@@ -109,7 +110,7 @@ def test_no_terminal_is_too_narrow_for_the_descriptions_of_models(
     columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
-    print_models()
+    print_models([registry.get(name) for name in registry.names()])
     shown = capsys.readouterr().out
     assert max(len(line.rstrip()) for line in shown.splitlines()) <= columns
     assert "description" in shown and "Suprematist" in shown

@@ -36,7 +36,11 @@ def test_it_shows_the_basic_settings_in_order_with_help() -> None:
         8,
         1,
     )
-    assert "malevich-v3" in SCHEMA["properties"]["generate"]["properties"]["model"]["enum"]
+    decoders, own = SCHEMA["properties"]["generate"]["properties"]["model"]["anyOf"]
+    assert "malevich-v3" in decoders["enum"]
+    assert own["title"] == "of your own"
+    upscalers = SCHEMA["properties"]["upscale"]["properties"]["model"]["anyOf"]
+    assert [one["title"] for one in upscalers] == ["registered", "of your own", "none"]
     sections = [field for field in SCHEMA["properties"].values() if "properties" in field]
     fields = [field for section in sections for field in section["properties"].values()]
     assert all(field["description"] for field in (*sections, *fields))
@@ -45,6 +49,8 @@ def test_it_shows_the_basic_settings_in_order_with_help() -> None:
 def test_hidden_settings_are_accepted_and_validated() -> None:
     assert errors(RunConfig().model_dump(mode="json")) == []
     assert errors({"generate": {"top_p": 0.9}, "runtime": {"devices": "cpu"}}) == []
+    own = {"models": {"mine": {"base": "demo-dalle", "folder": "weights/mine"}}}
+    assert errors({"generate": {"model": "mine"}, "weights": own}) == []
 
 
 @pytest.mark.parametrize(
