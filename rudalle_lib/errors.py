@@ -32,6 +32,10 @@ class PromptError(RudalleError):
     """A prompt table cannot be read. A single bad row is a reject, not an error."""
 
 
+class DataError(RudalleError):
+    """A dataset to learn from cannot be read. A single bad row is a reject, not an error."""
+
+
 class WeightsError(RudalleError):
     """Weights cannot be found, cannot be read safely, or do not fit their network."""
 

@@ -23,6 +23,7 @@ from rudalle_lib.config.base import (
 from rudalle_lib.config.document import Document
 from rudalle_lib.config.inputs import ModelName, Seconds, WeightsConfig
 from rudalle_lib.schema.ranges import SEED
+from rudalle_lib.storage.reading import Reading
 
 Trained = Literal["decoder", "vqgan", "scorer"]
 """The kinds of networks that can be trained, by their kind in the registry."""
@@ -55,14 +56,20 @@ class SourceConfig(Section):
     )
     caption: str | None = Field(
         default=None,
-        description="Column of the captions; null finds text, caption or prompt.",
+        description="Column of the captions; null finds text_ru, text, caption or prompt.",
     )
     image: str | None = Field(
         default=None,
         description="Column of the images, or of their paths; null finds it.",
     )
     limit: Positive | None = Field(
-        default=None, description="Read only the first images; null reads all."
+        default=None,
+        description="Read only the first rows, those that cannot be used included; null reads all.",
+    )
+    split: str | None = Field(
+        default=None,
+        description="Split to read, such as train. null leaves out the splits for validation and "
+        "test if there is another one.",
     )
     repeats: Positive = Field(
         default=1,
@@ -84,6 +91,15 @@ class SourceConfig(Section):
         default=120.0,
         description="The most seconds for one image. One that takes longer is left out.",
     )
+
+    def reading(self, rows: bool = False) -> Reading:
+        """The rules for reading the files of the dataset, or what its rows name."""
+        return Reading(
+            connect_seconds=self.connect_seconds,
+            read_seconds=self.read_seconds,
+            total_seconds=self.total_seconds,
+            private_hosts=self.allow_private_hosts or not rows,
+        )
 
 
 class EncodingConfig(Section):

@@ -57,7 +57,7 @@ def write_shard_manifest(storage: Storage, manifest: ShardManifest) -> None:
         name: replace(artifact, uri=storage.relative(artifact.uri))
         for name, artifact in manifest.stages.items()
     }
-    content = _json(asdict(replace(manifest, stages=stages)))
+    content = sealed_json(asdict(replace(manifest, stages=stages)))
     storage.commit(layout.shard_manifest_path(manifest.index, manifest.term), content)
 
 
@@ -157,7 +157,7 @@ def delete_shard_manifests(storage: Storage, index: int, up_to: int) -> None:
 
 def _parse_shard(storage: Storage, path: str, content: bytes) -> ShardManifest:
     try:
-        data = _unsealed(content)
+        data = unsealed(content)
         stages = {name: StageArtifact(**item) for name, item in data.pop("stages").items()}
         metadata = DataFile(**data.pop("metadata"))
         rejects, archives = data.pop("rejects"), data.pop("archives", [])
@@ -184,7 +184,7 @@ def write_run_manifest(
     storage: Storage, manifest: RunManifest, replacing: str | None = None
 ) -> None:
     """Write `run.json`; `replacing` is the version that may be replaced, see `Storage`."""
-    storage.commit(layout.RUN_MANIFEST, _json(asdict(manifest)), replacing)
+    storage.commit(layout.RUN_MANIFEST, sealed_json(asdict(manifest)), replacing)
 
 
 def read_run_manifest(storage: Storage) -> RunManifest | None:
@@ -197,7 +197,7 @@ def read_run_manifest(storage: Storage) -> RunManifest | None:
     if content is None:
         return None
     try:
-        data = _unsealed(content)
+        data = unsealed(content)
         scores = data.get("scores")
         return RunManifest(**{
             **data,
@@ -275,14 +275,19 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _json(data: Mapping[str, Any]) -> bytes:
-    """The data as sealed JSON."""
+def sealed_json(data: Mapping[str, Any]) -> bytes:
+    """The data as JSON that holds a SHA-256 of itself (see `seals`)."""
     text = json.dumps(data, ensure_ascii=False, indent=2, sort_keys=True, allow_nan=False)
     sealed = f'{text.removesuffix("}").rstrip()},\n  "{seals.KEY}": "{seals.UNSEALED}"\n}}\n'
     return seals.seal(sealed.encode())
 
 
-def _unsealed(content: bytes) -> dict[str, Any]:
+def unsealed(content: bytes) -> dict[str, Any]:
+    """The data in sealed JSON.
+
+    Raises:
+        ValueError: It is no JSON, or has changed since it was sealed.
+    """
     data: dict[str, Any] = json.loads(content)
     if not seals.is_intact(content):
         raise ValueError("its content does not match the SHA-256 stored in it")

@@ -22,13 +22,18 @@ def split_of(text: str, splits: Mapping[str, float]) -> str:
         text: The prompt as given.
         splits: Shares by name; their sum is 1.
     """
-    place = int.from_bytes(sha256(text.encode()).digest()[:8], "big") / 2**64
+    place = place_of(text)
     reached = 0.0
     for name in sorted(splits):  # their order in a configuration is in no fingerprint
         reached += splits[name]
         if place < reached:
             return name
     return max(splits)  # the sum of the shares may be slightly less than 1
+
+
+def place_of(text: str) -> float:
+    """A number in [0, 1) that a text always has, and that is evenly spread over texts."""
+    return int.from_bytes(sha256(text.encode()).digest()[:8], "big") / 2**64
 
 
 def with_splits(

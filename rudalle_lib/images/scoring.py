@@ -203,11 +203,16 @@ def preprocess(images: Tensor, config: RuClipConfig | RuClipSmallConfig) -> Tens
     Returns:
         float32 [N, 3, R, R], `(pixel / 255 - mean) / std`.
     """
-    to_square = _resize_then_crop if isinstance(config, RuClipSmallConfig) else _crop_then_resize
-    square = to_square(images, config.image_resolution)
+    square = to_square(images, config)
     mean = torch.tensor(tuple(config.mean), device=images.device).view(3, 1, 1)
     std = torch.tensor(tuple(config.std), device=images.device).view(3, 1, 1)
     return (square.float() / 255.0 - mean) / std
+
+
+def to_square(images: Tensor, config: RuClipConfig | RuClipSmallConfig) -> Tensor:
+    """The first step of `preprocess`: uint8 [N, 3, H, W] to uint8 [N, 3, R, R]."""
+    small = isinstance(config, RuClipSmallConfig)
+    return (_resize_then_crop if small else _crop_then_resize)(images, config.image_resolution)
 
 
 def _crop_then_resize(images: Tensor, side: int) -> Tensor:

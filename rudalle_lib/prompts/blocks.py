@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -133,14 +133,14 @@ class TableOptions:
 
     Attributes:
         match: finds the known columns.
-        prompt_column: the table's name of the column of prompts.
+        text_columns: names by which the column of texts is recognised in the header of a CSV file.
         delimiter: between the values of CSV; None guesses it.
         encoding: of CSV and JSON; None guesses it.
         limit: rows that are needed; None for all.
     """
 
     match: Match
-    prompt_column: str = "prompt"
+    text_columns: Collection[str] = ("prompt",)
     delimiter: str | None = None
     encoding: str | None = None
     limit: int | None = None

@@ -154,7 +154,7 @@ def _read_header(lines: _Lines, name: str, options: TableOptions, usual: str) ->
     chosen = given or usual
     for delimiter in () if given else (usual, *DELIMITERS):
         found = next(csv.reader(text, delimiter=delimiter), [])
-        if options.prompt_column in map(blocks.plain_name, found):
+        if not set(options.text_columns).isdisjoint(map(blocks.plain_name, found)):
             header, chosen = found, delimiter
             break
     if given is None and chosen != usual:

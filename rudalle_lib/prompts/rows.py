@@ -137,7 +137,7 @@ def read_prompt_blocks(
         return Columns.match(names, KNOWN_COLUMNS, columns or {}, f"The prompt table {name}")
 
     prompt_column = (columns or {}).get("prompt", "prompt")
-    options = TableOptions(match, prompt_column, delimiter, encoding, limit)
+    options = TableOptions(match, (prompt_column,), delimiter, encoding, limit)
     for block in first_rows(read_parts(url, name, options, rules), limit):
         yield _validate_block(block, name)
 

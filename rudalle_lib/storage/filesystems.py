@@ -169,13 +169,14 @@ def list_stamps(url: str, bound: str = bounds.OUTPUTS) -> dict[str, str]:
     with translate_errors("list", url):
         entries = _entries(file_system, path)
     return {
-        PurePosixPath(str(entry["name"])).name: _stamp(entry)
+        PurePosixPath(str(entry["name"])).name: stamp_of(entry)
         for entry in entries
         if entry["type"] == "file"
     }
 
 
-def _stamp(entry: Mapping[str, Any]) -> str:
+def stamp_of(entry: Mapping[str, Any]) -> str:
+    """What changes if a file is replaced, from what a file system tells of it."""
     known = next((entry[key] for key in STAMPS if entry.get(key)), entry.get("created"))
     return f"{known} {entry.get('size')} {entry.get('ino')}"
 

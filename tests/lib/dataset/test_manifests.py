@@ -10,7 +10,6 @@ import pytest
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.dataset import layout
 from rudalle_lib.dataset.manifests import (
-    _json,
     adopt_manifests,
     delete_shard_manifests,
     finished_shards,
@@ -20,6 +19,7 @@ from rudalle_lib.dataset.manifests import (
     read_shard_manifest,
     read_shard_manifests,
     require_run_manifest,
+    sealed_json,
     totals,
     write_run_manifest,
     write_shard_manifest,
@@ -96,7 +96,7 @@ def test_the_archive_of_an_earlier_version_is_read(storage: Storage) -> None:
     for key in ("archives", "splits", "seal"):
         del data[key]
     for former in (archive, None):
-        storage.write_bytes("shards/00000.json", _json({**data, "archive": former}))
+        storage.write_bytes("shards/00000.json", sealed_json({**data, "archive": former}))
         found = read_shard_manifest(storage, 0)
         assert found is not None and found.splits == {}
         assert found.archives == ((DataFile(**archive),) if former else ())  # type: ignore[arg-type]
