@@ -50,12 +50,12 @@ def source(uri: object, **settings: Any) -> SourceConfig:
     return SourceConfig.model_validate({"uri": str(uri), **settings})
 
 
-def fine_tuning(weights: Path, output: object, *uris: object, **settings: Any) -> FineTuneConfig:
+def fine_tuning(stack: Path, output: object, *uris: object, **settings: Any) -> FineTuneConfig:
     """A fine-tuning of the tiny models in a folder; `data` items may be URIs or settings."""
     data = [uri if isinstance(uri, dict) else {"uri": str(uri)} for uri in uris]
     return FineTuneConfig.model_validate({
         "output": str(output),
         "data": data,
-        "weights": {"folder": str(weights), "offline": True},
+        "weights": {"folder": str(stack), "offline": True},
         **settings,
     })  # fmt: skip

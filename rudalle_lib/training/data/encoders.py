@@ -11,7 +11,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from rudalle_lib import registry
 from rudalle_lib.config.fine_tune import FineTuneConfig, Trained
 from rudalle_lib.generation.image_prompts import fit
 from rudalle_lib.images.codecs import to_floats
@@ -109,11 +108,11 @@ def make_encoder(config: FineTuneConfig, device: torch.device = CPU) -> Encoder:
 
 
 def _for_decoder(config: FineTuneConfig, device: torch.device) -> Encoder:
-    entry = registry.get(config.base_model, "decoder")
+    entry = config.weights.find(config.base_model, "decoder")
     files = resolve_files(entry, config.weights)
     sizes = network_config(entry, files, DalleConfig)
     tokenizer = Tokenizer.load(files["tokenizer"])
-    vqgan_entry = registry.get(config.vqgan, "vqgan")
+    vqgan_entry = config.weights.find(config.vqgan, "vqgan")
     vqgan_files = resolve_files(vqgan_entry, config.weights)
     side = network_config(vqgan_entry, vqgan_files, VqGanConfig).downsampling
     height, width = sizes.image_height * side, sizes.image_width * side
@@ -151,7 +150,7 @@ class _Tokens:
 
 
 def _for_vqgan(config: FineTuneConfig, device: torch.device) -> Encoder:
-    entry = registry.get(config.base_model, "vqgan")
+    entry = config.weights.find(config.base_model, "vqgan")
     sizes = network_config(entry, resolve_files(entry, config.weights), VqGanConfig)
     side = sizes.resolution
     resize = partial(fit, height=side, width=side)
@@ -159,7 +158,7 @@ def _for_vqgan(config: FineTuneConfig, device: torch.device) -> Encoder:
 
 
 def _for_scorer(config: FineTuneConfig, device: torch.device) -> Encoder:
-    entry = registry.get(config.base_model, "scorer")
+    entry = config.weights.find(config.base_model, "scorer")
     files = resolve_files(entry, config.weights)
     sizes: RuClipConfig | RuClipSmallConfig
     roles: tuple[str, ...]

@@ -114,8 +114,8 @@ def read_manifest(storage: Storage) -> EncodedData | None:
 
 
 def _parse(data: dict[str, Any]) -> EncodedData:
-    sources = [
-        EncodedSource(**{**source, "shards": [EncodedShard(**one) for one in source["shards"]]})
+    sources = tuple(
+        EncodedSource(**{**source, "shards": tuple(EncodedShard(**s) for s in source["shards"])})
         for source in data.pop("sources")
-    ]
+    )
     return EncodedData(**data, sources=sources)
