@@ -34,8 +34,9 @@ NOUNS = {
     "triangle": _Noun(False, "треугольник", "треугольника", "треугольником"),
     "cross": _Noun(False, "крест", "креста", "крестом"),
     "bar": _Noun(True, "полоса", "полосы", "полосой"),
+    "star": _Noun(True, "звезда", "звезды", "звездой"),
 }
-"""Nouns by shape."""
+"""Nouns by shape. The demo models do not know stars."""
 
 ADJECTIVES = {
     "red": "красн",
@@ -48,12 +49,14 @@ ADJECTIVES = {
     "white": "бел",
     "beige": "бежев",
     "grey": "сер",
+    "pink": "розов",
     "small": "маленьк",
     "big": "больш",
     "large": "крупн",
     "little": "небольш",
 }
-"""Stems of adjectives. The endings depend on gender, case and the class of the stem."""
+"""Stems of adjectives. The endings depend on gender, case and the class of the stem. The demo
+models do not know pink."""
 
 ENDINGS = {
     "hard": ("ый", "ая", "ого", "ой", "ым", "ой", "ом"),

@@ -8,7 +8,7 @@ image. Thresholds tolerate what a good VQ-GAN does to a true image (blur, noise,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from skimage.measure import label, regionprops
 from skimage.morphology import erosion, opening
 
-from rudalle_lib.demo.drawing import PALETTE
-from rudalle_lib.demo.fitting import Fit, Mask, fit_shape
+from rudalle_lib.demo.drawing import PALETTE, Rgb
+from rudalle_lib.demo.fitting import Fit, IdealsOf, Mask, fit_shape
 from rudalle_lib.demo.scenes import IMAGE, Figure, Scene
 
 Pixels = NDArray[np.float32]
@@ -67,17 +67,14 @@ PATCH = np.ones((2, 2), np.uint8)
 EDGE_WIDTH = 3
 """Distance in pixels from a region's edge within which antialiasing and blur may tint pixels."""
 
-_NAMES = tuple(PALETTE)
-_COLOURS = np.asarray([PALETTE[name] for name in _NAMES], np.float32)
-
 
 @dataclass(frozen=True)
 class FoundFigure:
     """A figure as it appears in the image.
 
     Args:
-        shape: one of `scenes.SHAPES`.
-        colour: a name in `drawing.PALETTE`, or `UNKNOWN`.
+        shape: one of `scenes.SHAPES`, or the name of another ideal.
+        colour: a name in the palette, or `UNKNOWN`.
         size: one of `scenes.SIZES`, or `UNKNOWN`.
         centre: centre (x, y) of the bounding box in pixels.
         area: number of pixels.
@@ -111,6 +108,21 @@ class _Region:
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
+class _Palette:
+    """Colours with names."""
+
+    def __init__(self, palette: Mapping[str, Rgb]) -> None:
+        self.names = tuple(palette)
+        self.colours = np.asarray(list(palette.values()), np.float32)
+
+    def name_of(self, colour: Pixels) -> str:
+        """The colour that is clearly the nearest, or `UNKNOWN`."""
+        distance = np.sqrt(((self.colours - colour) ** 2).sum(-1))
+        first, second = np.argsort(distance)[:2]
+        limit = min(COLOUR_TOLERANCE, COLOUR_LEAD * distance[second])
+        return self.names[first] if distance[first] <= limit else UNKNOWN
+
+
 @dataclass(frozen=True)
 class Description:
     """What an image shows. At most `MAX_FIGURES` figures, the largest first."""
@@ -127,8 +139,17 @@ class Verdict:
     problems: tuple[str, ...]
 
 
-def describe(image: NDArray[np.uint8]) -> Description:
-    """Describe an image, uint8 [128, 128, 3].
+def describe(
+    image: NDArray[np.uint8],
+    palette: Mapping[str, Rgb] = PALETTE,
+    ideals: Sequence[IdealsOf] = (),
+) -> Description:
+    """Describe an image.
+
+    Args:
+        image: uint8 [128, 128, 3].
+        palette: colours by name.
+        ideals: other shapes than those of the demo; see `fitting.fit_shape`.
 
     Raises:
         ValueError: if the array has another shape or dtype.
@@ -139,19 +160,27 @@ def describe(image: NDArray[np.uint8]) -> Description:
             f"found {image.dtype} {list(image.shape)}: resize or convert it first"
         )
     pixels = image.astype(np.float32)
-    background = _background(pixels)
+    colours = _Palette(palette)
+    background = _background(pixels, colours.colours)
     regions = sorted(_regions(pixels, background), key=lambda region: -region.mask.sum())
-    figures = (_figure(region, pixels, background) for region in regions[:MAX_FIGURES])
-    return Description(_colour_name(background), tuple(figures))
+    figures = (
+        _figure(region, pixels, background, colours, ideals) for region in regions[:MAX_FIGURES]
+    )
+    return Description(colours.name_of(background), tuple(figures))
 
 
-def check(image: NDArray[np.uint8], scene: Scene) -> Verdict:
-    """Compare an image, uint8 [128, 128, 3], with the scene that it should show.
+def check(
+    image: NDArray[np.uint8],
+    scene: Scene,
+    palette: Mapping[str, Rgb] = PALETTE,
+    ideals: Sequence[IdealsOf] = (),
+) -> Verdict:
+    """Compare an image with the scene that it should show. Arguments as in `describe`.
 
     Raises:
         ValueError: if the array has another shape or dtype.
     """
-    found = describe(image)
+    found = describe(image, palette, ideals)
     problems = set() if found.background == scene.background else {"wrong_background"}
     if len(found.figures) == len(scene.figures):
         problems |= _compare(found.figures, scene)
@@ -195,10 +224,10 @@ def _relation(first: FoundFigure, second: FoundFigure) -> str:
     return "above" if dy < 0 else "below"
 
 
-def _background(pixels: Pixels) -> Pixels:
+def _background(pixels: Pixels, colours: Pixels) -> Pixels:
     """RGB of the background: the median of the most frequent colour of the border."""
     border = pixels[_frame(BORDER)]  # [n, 3]
-    distance = ((border[:, None] - _COLOURS) ** 2).sum(-1)  # [n, colours]
+    distance = ((border[:, None] - colours) ** 2).sum(-1)  # [n, colours]
     nearest = distance.argmin(-1)
     return np.median(border[nearest == np.bincount(nearest).argmax()], axis=0)
 
@@ -220,17 +249,23 @@ def _regions(pixels: Pixels, background: Pixels) -> Iterator[_Region]:
             yield _Region(found.image, columns.start, rows.start)
 
 
-def _figure(region: _Region, pixels: Pixels, background: Pixels) -> FoundFigure:
+def _figure(
+    region: _Region,
+    pixels: Pixels,
+    background: Pixels,
+    colours: _Palette,
+    ideals: Sequence[IdealsOf],
+) -> FoundFigure:
     """Name the colour, shape and size of one region."""
     crop = pixels[region.slices]
     interior = _interior(region.mask)
     colour = np.median(crop[interior if interior.any() else region.mask], axis=0)
     silhouette = region.mask & _covered(crop, background, colour, interior)
-    fit = fit_shape(silhouette if silhouette.any() else region.mask)
+    fit = fit_shape(silhouette if silhouette.any() else region.mask, ideals)
     x, y = fit.centre
     return FoundFigure(
         shape=fit.shape,
-        colour=_colour_name(colour),
+        colour=colours.name_of(colour),
         size=_size_name(fit),
         centre=(x + region.left, y + region.top),
         area=int(np.count_nonzero(silhouette)),
@@ -252,14 +287,6 @@ def _covered(crop: Pixels, background: Pixels, colour: Pixels, interior: Mask) -
     cover = np.clip(offset @ span / max(float(span @ span), 1.0), 0, 1)  # [height, width]
     foreign = ((offset - cover[..., None] * span) ** 2).sum(-1) > BLEND_TOLERANCE**2
     return (cover >= 0.5) & ~opening(foreign & interior, PATCH)
-
-
-def _colour_name(colour: Pixels) -> str:
-    """The palette colour that is clearly the nearest, or `UNKNOWN`."""
-    distance = np.sqrt(((_COLOURS - colour) ** 2).sum(-1))
-    first, second = np.argsort(distance)[:2]
-    limit = min(COLOUR_TOLERANCE, COLOUR_LEAD * distance[second])
-    return _NAMES[first] if distance[first] <= limit else UNKNOWN
 
 
 def _size_name(fit: Fit) -> str:

@@ -7,6 +7,7 @@ Positions are whole pixels, so the cached mask fits everywhere and drawing takes
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -32,6 +33,12 @@ PALETTE = {
 OVERSAMPLING = 8
 """Subpixels per pixel on each axis when a mask is drawn."""
 
+Rgb = tuple[int, int, int]
+"""A colour, 0 to 255 each."""
+
+Draw = Callable[[str, int, int, int, int], NDArray[np.float32]]
+"""Draws the mask of a shape; arguments and result are those of `figure_mask`."""
+
 
 def draw_scene(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
     """Lay out and draw a scene. Returns uint8 [128, 128, 3]."""
@@ -39,16 +46,32 @@ def draw_scene(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
 
 
 def draw_placements(
-    background: str, placements: tuple[Placement, ...], scale: int = 1
+    background: str,
+    placements: tuple[Placement, ...],
+    scale: int = 1,
+    palette: Mapping[str, Rgb] = PALETTE,
+    draw: Draw | None = None,
 ) -> NDArray[np.uint8]:
-    """Draw placed figures on a background. Returns uint8 [128 * scale, 128 * scale, 3]."""
+    """Draw placed figures on a background.
+
+    Args:
+        background: a name in `palette`.
+        placements: the figures.
+        scale: factor by which the image is enlarged.
+        palette: colours by name; another one has colours that the demo models do not know.
+        draw: draws the mask of a figure, of other shapes too; None is `figure_mask`.
+
+    Returns:
+        The image, uint8 [128 * scale, 128 * scale, 3].
+    """
+    draw = draw or figure_mask
     image = np.empty((IMAGE * scale, IMAGE * scale, 3), np.float32)
-    image[:] = PALETTE[background]
+    image[:] = palette[background]
     for placed in placements:
         left, top = placed.left * scale, placed.top * scale
-        cover = figure_mask(placed.figure.shape, placed.width, placed.height, placed.angle, scale)
+        cover = draw(placed.figure.shape, placed.width, placed.height, placed.angle, scale)
         box = image[top : top + cover.shape[0], left : left + cover.shape[1]]
-        colour = np.asarray(PALETTE[placed.figure.colour], np.float32)
+        colour = np.asarray(palette[placed.figure.colour], np.float32)
         box += cover[..., None] * (colour - box)
     return np.rint(image).astype(np.uint8)
 
@@ -69,14 +92,30 @@ def figure_mask(
     Returns:
         Coverage, float32 [height * scale, width * scale] in [0, 1].
     """
+    if shape != "circle":
+        return polygon_mask(outlines(shape, width, height, angle), width, height, scale)
+    fine = OVERSAMPLING * scale
+    mask = Image.new("L", (width * fine, height * fine))
+    ImageDraw.Draw(mask).ellipse((0, 0, width * fine - 1, height * fine - 1), fill=255)
+    return np.asarray(mask.reduce(OVERSAMPLING), np.float32) / np.float32(255)
+
+
+def polygon_mask(
+    outlines: list[list[tuple[float, float]]], width: int, height: int, scale: int = 1
+) -> NDArray[np.float32]:
+    """Return how much of each pixel polygons cover, together; as `figure_mask`.
+
+    Args:
+        outlines: corners (x, y) of each polygon in pixels.
+        width: width of the bounding box in pixels.
+        height: height of the bounding box in pixels.
+        scale: factor by which the figure is enlarged.
+    """
     fine = OVERSAMPLING * scale
     mask = Image.new("L", (width * fine, height * fine))
     pen = ImageDraw.Draw(mask)
-    if shape == "circle":
-        pen.ellipse((0, 0, width * fine - 1, height * fine - 1), fill=255)
-    else:
-        for outline in outlines(shape, width, height, angle):
-            _fill(pen, [(x * fine, y * fine) for x, y in outline])
+    for outline in outlines:
+        _fill(pen, [(x * fine, y * fine) for x, y in outline])
     return np.asarray(mask.reduce(OVERSAMPLING), np.float32) / np.float32(255)
 
 

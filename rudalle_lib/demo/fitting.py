@@ -9,7 +9,7 @@ overlap alone accepts a large shape with a visible bite, flaw alone accepts a sm
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class _Ideal:
+class Ideal:
     """A candidate: its measures and the signed distance of each pixel (negative inside)."""
 
     shape: str
@@ -81,7 +81,7 @@ class _Ideal:
 
 
 @dataclass(frozen=True)
-class _Moments:
+class Moments:
     """Area, centroid, second moments and box of a silhouette whose pixels are unit squares."""
 
     area: float
@@ -93,10 +93,21 @@ class _Moments:
     box: tuple[float, float, float, float]  # left, top, right, bottom
 
 
-def fit_shape(silhouette: Mask) -> Fit:
-    """Fit all ideal shapes to a silhouette, bool [height, width] and not empty; return the best."""
+IdealsOf = Callable[[Moments, Field, Field], Iterator[Ideal]]
+"""Candidates of a shape, from the moments of a silhouette and the coordinates of pixel centres: x,
+float64 [1, width], and y, float64 [height, 1]."""
+
+
+def fit_shape(silhouette: Mask, others: Sequence[IdealsOf] = ()) -> Fit:
+    """Fit all ideal shapes to a silhouette; return the best.
+
+    Args:
+        silhouette: bool [height, width], not empty.
+        others: candidates of other shapes than those of the demo.
+    """
     mask = np.pad(silhouette, PAD)
-    ranked = sorted(((_overlap(mask, i), i) for i in _ideals(mask)), key=lambda pair: -pair[0])
+    candidates = _ideals(mask, others)
+    ranked = sorted(((_overlap(mask, i), i) for i in candidates), key=lambda pair: -pair[0])
     overlap, best = ranked[0]
     other = max(value for value, ideal in ranked if ideal.shape != best.shape)
     x, y = best.centre
@@ -104,33 +115,33 @@ def fit_shape(silhouette: Mask) -> Fit:
     return Fit(best.shape, float(best.side), centre, overlap, overlap - other, _flaw(mask, best))
 
 
-def _differing(mask: Mask, ideal: _Ideal) -> Mask:
+def _differing(mask: Mask, ideal: Ideal) -> Mask:
     """Pixels where silhouette and ideal disagree, except those on the ideal's edge."""
     return (mask ^ (ideal.distance <= 0)) & (np.abs(ideal.distance) > EDGE)
 
 
-def _overlap(mask: Mask, ideal: _Ideal) -> float:
+def _overlap(mask: Mask, ideal: Ideal) -> float:
     """Intersection over union."""
     union = np.count_nonzero(mask | (ideal.distance <= 0))
     return 1 - int(np.count_nonzero(_differing(mask, ideal))) / int(union)
 
 
-def _flaw(mask: Mask, ideal: _Ideal) -> float:
+def _flaw(mask: Mask, ideal: Ideal) -> float:
     """Depth of the worst disagreement in pixels. The two deepest pixels are ignored as noise."""
     depths = np.sort(np.abs(ideal.distance[_differing(mask, ideal)]))
     return float(depths[-FLAW_RANK]) if len(depths) >= FLAW_RANK else 0.0
 
 
-def _moments(mask: Mask) -> _Moments:
+def _moments(mask: Mask) -> Moments:
     rows, columns = np.nonzero(mask)
     y, x = rows.mean() + 0.5, columns.mean() + 0.5
     dy, dx = rows + 0.5 - y, columns + 0.5 - x
     box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     spread = ((dx * dx).mean() + 1 / 12, (dy * dy).mean() + 1 / 12, (dx * dy).mean())
-    return _Moments(len(rows), x, y, *spread, box)
+    return Moments(len(rows), x, y, *spread, box)
 
 
-def _ideals(mask: Mask) -> Iterator[_Ideal]:
+def _ideals(mask: Mask, others: Sequence[IdealsOf] = ()) -> Iterator[Ideal]:
     """All candidates that the silhouette's proportions allow."""
     moments = _moments(mask)
     height, width = mask.shape
@@ -142,30 +153,32 @@ def _ideals(mask: Mask) -> Iterator[_Ideal]:
     yield from _cross(moments, x, y)
     for angle in (0, 45, 90, 135):
         yield from _bar(moments, x, y, angle)
+    for ideals_of in others:
+        yield from ideals_of(moments, x, y)
 
 
-def _square(m: _Moments, x: Field, y: Field) -> _Ideal:
+def _square(m: Moments, x: Field, y: Field) -> Ideal:
     side = m.area**0.5
     distance = _rectangle(x - m.x, y - m.y, side, side)
-    return _Ideal("square", side, (m.x, m.y), distance)
+    return Ideal("square", side, (m.x, m.y), distance)
 
 
-def _circle(m: _Moments, x: Field, y: Field) -> _Ideal:
+def _circle(m: Moments, x: Field, y: Field) -> Ideal:
     radius = (m.area / np.pi) ** 0.5
     distance = np.hypot(x - m.x, y - m.y) - radius
-    return _Ideal("circle", 2 * radius, (m.x, m.y), distance)
+    return Ideal("circle", 2 * radius, (m.x, m.y), distance)
 
 
-def _triangle(m: _Moments, x: Field, y: Field) -> _Ideal:
+def _triangle(m: Moments, x: Field, y: Field) -> Ideal:
     """Upright and as wide as high. The centroid is two thirds down; the flanks have slope 2."""
     side = (2 * m.area) ** 0.5
     top = m.y - side * 2 / 3
     flanks = (2 * np.abs(x - m.x) - (y - top)) / 5**0.5
     distance = np.maximum(flanks, y - top - side)
-    return _Ideal("triangle", side, (m.x, top + side / 2), distance)
+    return Ideal("triangle", side, (m.x, top + side / 2), distance)
 
 
-def _cross(m: _Moments, x: Field, y: Field) -> Iterator[_Ideal]:
+def _cross(m: Moments, x: Field, y: Field) -> Iterator[Ideal]:
     """Two equal beams. The box gives their length, the area (2 side arm - arm^2) their width."""
     left, top, right, bottom = m.box
     side = (right - left + bottom - top) / 2
@@ -173,10 +186,10 @@ def _cross(m: _Moments, x: Field, y: Field) -> Iterator[_Ideal]:
     if ARM_RATIO[0] <= arm / side <= ARM_RATIO[1]:
         dx, dy = x - m.x, y - m.y
         distance = np.minimum(_rectangle(dx, dy, side, arm), _rectangle(dx, dy, arm, side))
-        yield _Ideal("cross", side, (m.x, m.y), distance)
+        yield Ideal("cross", side, (m.x, m.y), distance)
 
 
-def _bar(m: _Moments, x: Field, y: Field, angle: int) -> Iterator[_Ideal]:
+def _bar(m: Moments, x: Field, y: Field, angle: int) -> Iterator[Ideal]:
     """A long rectangle at an angle in degrees, counter-clockwise on screen."""
     turn = np.deg2rad(angle)
     cos, sin = float(np.cos(turn)), float(-np.sin(turn))  # rows run downwards
@@ -186,7 +199,7 @@ def _bar(m: _Moments, x: Field, y: Field, angle: int) -> Iterator[_Ideal]:
         return
     dx, dy = x - m.x, y - m.y
     distance = _rectangle(dx * cos + dy * sin, dy * cos - dx * sin, length, thickness)
-    yield _Ideal("bar", _bar_side(length, thickness, angle), (m.x, m.y), distance)
+    yield Ideal("bar", _bar_side(length, thickness, angle), (m.x, m.y), distance)
 
 
 def _bar_side(length: float, thickness: float, angle: int) -> float:
@@ -194,6 +207,25 @@ def _bar_side(length: float, thickness: float, angle: int) -> float:
     if angle in (0, 90):
         return length - 8
     return (length + thickness) / 2**0.5 - 8
+
+
+def polygon(corners: NDArray[np.float64], x: Field, y: Field) -> Field:
+    """Signed distance from a simple polygon, negative inside.
+
+    Args:
+        corners: (x, y) of each corner in order, float64 [n, 2].
+        x: coordinates of pixel centres, float64 [1, width].
+        y: the same, float64 [height, 1].
+    """
+    distance = np.full(np.broadcast_shapes(x.shape, y.shape), np.inf)
+    inside = np.zeros(distance.shape, bool)
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, 0), strict=True):
+        dx, dy = x1 - x0, y1 - y0
+        along = np.clip(((x - x0) * dx + (y - y0) * dy) / (dx * dx + dy * dy), 0, 1)
+        distance = np.minimum(distance, np.hypot(x - x0 - along * dx, y - y0 - along * dy))
+        if dy != 0:
+            inside ^= ((y0 > y) != (y1 > y)) & (x < x0 + (y - y0) * dx / dy)
+    return np.where(inside, -distance, distance)
 
 
 def _rectangle(dx: Field, dy: Field, width: float, height: float) -> Field:

@@ -134,6 +134,7 @@ NOUN_FORMS = {
     "triangle": "треугольник треугольника треугольником",
     "cross": "крест креста крестом",
     "bar": "полоса полосы полосой",
+    "star": "звезда звезды звездой",
 }
 BACKGROUND_WORDS = {"white": "белом", "black": "чёрном", "beige": "бежевом", "grey": "сером"}
 CASES = ("nominative", "genitive", "instrumental")
@@ -169,13 +170,14 @@ def test_adjectives_agree_in_gender_and_case(word: str) -> None:
 def test_nouns_in_all_cases() -> None:
     forms = {n: [getattr(noun, case) for case in CASES] for n, noun in NOUNS.items()}
     assert forms == {name: text.split() for name, text in NOUN_FORMS.items()}
-    assert [name for name, noun in NOUNS.items() if noun.feminine] == ["bar"]
+    assert [name for name, noun in NOUNS.items() if noun.feminine] == ["bar", "star"]
 
 
 def test_backgrounds() -> None:
     assert {name: background_ru(name) for name in BACKGROUNDS} == {
         name: f"на {word} фоне" for name, word in BACKGROUND_WORDS.items()
     }
+    assert background_ru("pink") == "на розовом фоне"
 
 
 def test_captions_consist_of_known_words() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rudalle_lib.demo.drawing import figure_mask
-from rudalle_lib.demo.fitting import fit_shape
+from rudalle_lib.demo.fitting import fit_shape, polygon
 from rudalle_lib.demo.scenes import SIDES, boxes
 
 ALL_SIDES = list(SIDES.values())
@@ -73,3 +73,10 @@ def test_single_noisy_pixels_on_the_edge_are_tolerated() -> None:
     square[2, 30] = False
     fit = fit_shape(square)
     assert (fit.shape, fit.malformed) == ("square", False)
+
+
+def test_distance_from_a_polygon_is_that_from_its_nearest_edge() -> None:
+    corners = np.array([(0, 0), (8, 0), (8, 8), (4, 4), (0, 8)], float)  # concave at (4, 4)
+    x, y = np.array([[-3.0, 4.0, 11.0]]), np.array([[1.0], [6.0]])
+    expected = [[3, -1, 3], [3, 2 / 2**0.5, 3]]
+    assert polygon(corners, x, y) == pytest.approx(np.array(expected))

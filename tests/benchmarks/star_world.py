@@ -1,0 +1,117 @@
+"""What a user of the demo might add to it: stars, and a pink background.
+
+The demo models know neither. Stars have four points, because five do not stay readable on a grid
+of eight pixels. A fifth of the new (shape, colour, background) combinations is held out, as in the
+demo's own world, and so are those that the demo held out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rudalle_lib.demo import drawing, fitting
+from rudalle_lib.demo.checker import Verdict
+from rudalle_lib.demo.checker import check as check_figures
+from rudalle_lib.demo.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    RELATIONS,
+    SHAPES,
+    SIZES,
+    Combination,
+    Figure,
+    Scene,
+    is_held_out,
+    place,
+)
+
+STAR, PINK = "star", "pink"
+
+PALETTE = {**drawing.PALETTE, PINK: (240, 140, 176)}
+"""RGB values of all colours and backgrounds."""
+
+WAIST = 1 / 6
+"""Distance of a star's inner corners from its axes, divided by its side."""
+
+
+def star_corners(side: float) -> list[tuple[float, float]]:
+    """The corners (x, y) of a star in a square of this side."""
+    middle, near = side / 2, side * WAIST
+    points = [(0.0, -middle), (near, -near), (middle, 0.0), (near, near)]
+    points += [(-x, -y) for x, y in points]
+    return [(middle + x, middle + y) for x, y in points]
+
+
+@lru_cache(maxsize=64)
+def mask(
+    shape: str, width: int, height: int, angle: int = 0, scale: int = 1
+) -> NDArray[np.float32]:
+    """Return how much of each pixel a figure covers; as `drawing.figure_mask`, of stars too."""
+    if shape != STAR:
+        return drawing.figure_mask(shape, width, height, angle, scale)
+    return drawing.polygon_mask([star_corners(width)], width, height, scale)
+
+
+def star_ideals(m: fitting.Moments, x: fitting.Field, y: fitting.Field) -> Iterator[fitting.Ideal]:
+    """The star of the same area at the same place, for the checker."""
+    side = (m.area / (2 * WAIST)) ** 0.5
+    corners = np.asarray(star_corners(side)) + (m.x - side / 2, m.y - side / 2)
+    yield fitting.Ideal(STAR, side, (m.x, m.y), fitting.polygon(corners, x, y))
+
+
+def draw(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
+    """Lay out and draw a scene. Returns uint8 [128, 128, 3]."""
+    return drawing.draw_placements(scene.background, place(scene, rng), palette=PALETTE, draw=mask)
+
+
+def check(image: NDArray[np.uint8], scene: Scene) -> Verdict:
+    """Compare an image, uint8 [128, 128, 3], with the scene that it should show."""
+    return check_figures(image, scene, PALETTE, (star_ideals,))
+
+
+def new_combinations() -> list[Combination]:
+    """All (shape, colour, background) with a star or on pink."""
+    stars = [(STAR, c, b) for c in COLOURS for b in (*BACKGROUNDS, PINK) if c != b]
+    return stars + [(s, c, PINK) for s in SHAPES for c in COLOURS]
+
+
+def is_unseen(combination: Combination) -> bool:
+    """Whether a combination, new or old, is held out from all training."""
+    shape, colour, background = combination
+    row = COLOURS.index(colour)
+    if shape == STAR:
+        return (row + 2 * (*BACKGROUNDS, PINK).index(background)) % 5 == 0
+    if background == PINK:
+        return (row + 2 * SHAPES.index(shape) + 1) % 5 == 0
+    return is_held_out(combination)
+
+
+def random_scene(rng: random.Random, unseen: bool = False, single_share: float = 0.4) -> Scene:
+    """Draw a random scene with something new in it.
+
+    Args:
+        rng: source of randomness.
+        unseen: if True, one figure is a new combination that is held out; if False, none is.
+        single_share: probability of a scene with one figure, 0 to 1.
+    """
+    pool = [c for c in new_combinations() if is_unseen(c) == unseen]
+    shape, colour, background = rng.choice(pool)
+    first = Figure(shape, colour, rng.choice(SIZES))
+    if rng.random() < single_share:
+        return Scene(background, (first,))
+    partners = [
+        (s, c)
+        for s in (*SHAPES, STAR)
+        for c in COLOURS
+        if c != background
+        and (s, c) != (shape, colour)
+        and (unseen or not is_unseen((s, c, background)))
+    ]
+    second = Figure(*rng.choice(partners), rng.choice(SIZES))
+    figures = (first, second) if rng.random() < 0.5 else (second, first)
+    return Scene(background, figures, rng.choice(RELATIONS))
