@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from rudalle_lib.errors import PromptError
+from rudalle_lib.prompts.parquet_child import MEMORY_BYTES
 
 BLOCK_ROWS = 8192
 """The most rows of a block."""
@@ -137,6 +138,7 @@ class TableOptions:
         delimiter: between the values of CSV; None guesses it.
         encoding: of CSV and JSON; None guesses it.
         limit: rows that are needed; None for all.
+        memory_bytes: most memory of the process that decodes Parquet.
     """
 
     match: Match
@@ -144,6 +146,7 @@ class TableOptions:
     delimiter: str | None = None
     encoding: str | None = None
     limit: int | None = None
+    memory_bytes: int = MEMORY_BYTES
 
 
 # --- names of columns ----------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Decodes Parquet in a process of its own, whose memory is limited.
 
 A Parquet file of a few hundred bytes can unpack to any size in many ways, and the library has no
-limit. So this process may use `MEMORY_BYTES` and no more. It asks its parent for every part of the
-file and answers with blocks of rows; it opens no files and gets no secrets. See `parquet_reader`.
+limit. So this process may use `MEMORY_BYTES`, or what the table is allowed, and no more. It asks
+its parent for every part of the file and answers with blocks of rows; it opens no files and gets
+no secrets. See `parquet_reader`.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 MEMORY_BYTES = 2**30
-"""Address space of the process."""
+"""Address space of the process, unless a table needs more."""
 
 READ_AHEAD = 2**20
 """Bytes of a column that are read at a time."""
+
+LARGE_VALUE = 4096
+"""Stored bytes per value of a column from which on its values are no texts that occur often."""
 
 OPEN, NEXT, CONTENT = b"O", b"N", b"C"
 """Messages to this process: a file, a request for its next rows, a part of the file."""
@@ -74,11 +78,8 @@ def _receive(connection: socket.socket, size: int) -> bytes:
 
 def serve() -> None:
     """Decode the files that the parent sends, one after the other, until it ends."""
-    for limit, wanted in ((resource.RLIMIT_AS, MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
-        hard = resource.getrlimit(limit)[1]
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        with contextlib.suppress(ValueError, OSError):  # not on every system
-            resource.setrlimit(limit, (soft, hard))
+    _limit(resource.RLIMIT_AS, MEMORY_BYTES)
+    _limit(resource.RLIMIT_CORE, 0)
     connection = socket.socket(fileno=sys.stdin.fileno())
     table: _Table | None = None
     with contextlib.suppress(EOFError, ConnectionError):
@@ -87,7 +88,9 @@ def serve() -> None:
             try:
                 if kind == OPEN:
                     table = None  # frees the memory of the one before
-                    table = _Table(connection, json.loads(content))
+                    limits = json.loads(content)
+                    _limit(resource.RLIMIT_AS, limits["memory_bytes"])
+                    table = _Table(connection, limits)
                     send(connection, SCHEMA, table.description())
                 elif table is not None:
                     send(connection, *next(table.blocks, (END, b"")))
@@ -97,6 +100,13 @@ def serve() -> None:
                 send(connection, FAILED, b"memory")
             except Exception as error:
                 send(connection, FAILED, f"error {' '.join(str(error).split())}"[:2000].encode())
+
+
+def _limit(what: int, wanted: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(ValueError, OSError):  # not on every system
+        resource.setrlimit(what, (soft, hard))
 
 
 class _File(io.RawIOBase):
@@ -183,7 +193,7 @@ class _Table:
         schema = pa.schema(list(zip(names, types, strict=True)))
         rows = _rows_per_block(self._file.metadata, self._limits)
         block = _Block(schema)
-        for batch in self._file.iter_batches(rows, use_threads=False):
+        for batch in self._batches(rows):
             for part in _split(batch, self._limits["block_bytes"]):
                 size = _size(part)
                 too_large = part.num_rows == 1 and size > self._limits["row_bytes"]
@@ -201,6 +211,14 @@ class _Table:
                     block.add(pa.record_batch(columns, schema=schema), size)
         if block.rows:
             yield ROWS, block.message()
+
+    def _batches(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """Batches of at most so many rows; none has rows of two row groups.
+
+        Each row group has its own dictionaries, and Arrow cannot join those inside of structs.
+        """
+        for group in range(self._file.num_row_groups):
+            yield from self._file.iter_batches(rows, row_groups=[group], use_threads=False)
 
 
 class _Block:
@@ -227,13 +245,18 @@ class _Block:
 
 
 def _texts(file: pq.ParquetFile) -> list[str]:
-    """The columns of texts whose encoding Arrow can read without copying equal values."""
+    """The columns of texts that Arrow can and should read without copying equal values.
+
+    Not those of images: each batch would come with all values of its row group.
+    """
     leaves = [file.schema.column(index) for index in range(len(file.schema))]
     texts = {leaf.path: index for index, leaf in enumerate(leaves)
              if leaf.physical_type == "BYTE_ARRAY"}  # fmt: skip
     for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
         for path, index in list(texts.items()):
-            if any(name.startswith("DELTA") for name in group.column(index).encodings):
+            column = group.column(index)
+            is_large = column.total_uncompressed_size > LARGE_VALUE * max(1, column.num_values)
+            if is_large or any(name.startswith("DELTA") for name in column.encodings):
                 del texts[path]
     return list(texts)
 

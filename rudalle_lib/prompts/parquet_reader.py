@@ -120,6 +120,7 @@ class _Process:
     def __init__(self) -> None:
         self.timer: threading.Timer | None = None
         self._asked = False
+        self._memory_bytes = parquet_child.MEMORY_BYTES
         self._connection, other = socket.socketpair()
         root = str(Path(__file__).parents[2])
         with other:
@@ -131,7 +132,9 @@ class _Process:
 
     def open(self, stream: BinaryIO, name: str, size: int, options: TableOptions) -> dict[str, Any]:
         """Open a file; return the number of its rows, and its columns."""
+        self._memory_bytes = options.memory_bytes
         limits = {
+            "memory_bytes": options.memory_bytes,
             "size": size,
             "column_bytes": MAX_COLUMN_BYTES,
             "block_rows": min(blocks.BLOCK_ROWS, options.limit or blocks.BLOCK_ROWS),
@@ -162,7 +165,7 @@ class _Process:
             kind, content = self._exchange(CONTENT, stream.read(size), name)
         self._asked = False
         if kind == FAILED:
-            raise _failure(content.decode(errors="replace"), name)
+            raise _failure(content.decode(errors="replace"), name, self._memory_bytes)
         return kind, content
 
     def _exchange(self, kind: bytes, content: bytes, name: str) -> tuple[bytes, bytes]:
@@ -200,11 +203,11 @@ class _Process:
         self._process.wait()
 
 
-def _failure(message: str, name: str) -> PromptError:
+def _failure(message: str, name: str, memory_bytes: int) -> PromptError:
     kind, _, text = message.partition(" ")
     if kind == "memory" or "malloc of size" in text or "realloc of size" in text:
         return PromptError(
-            f"The prompt table {name} needs more than {parquet_child.MEMORY_BYTES:,} bytes of "
+            f"The prompt table {name} needs more than {memory_bytes:,} bytes of "
             "memory to unpack a few thousand rows; write it with smaller row groups."
         )
     return PromptError(f"The prompt table {name} is not readable as Parquet: {text.rstrip('.')}.")

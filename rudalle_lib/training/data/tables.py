@@ -46,6 +46,10 @@ from rudalle_lib.training.data.rows import (
     find_column,
 )
 
+MEMORY_BYTES = 4 * 2**30
+"""Most memory of the process that decodes Parquet: images of a row group of up to 1 GiB, which may
+be there several times while they are unpacked."""
+
 
 def is_table(name: str) -> bool:
     """Whether a file is a table, by its name."""
@@ -78,7 +82,10 @@ def table_rows(
     for file in files:
         shown = public_url(file.url)
         match = partial(_match, source=source, captions=captions, where=shown)
-        options = TableOptions(match, [source.caption or "", *CAPTION_COLUMNS], limit=source.limit)
+        options = TableOptions(
+            match, [source.caption or "", *CAPTION_COLUMNS], limit=source.limit,
+            memory_bytes=MEMORY_BYTES,
+        )  # fmt: skip
         try:
             for block in read_parts(file.url, shown, options, source.reading()):
                 yield from _rows(block, file, source.reading(rows=True), inside)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import resource
 import subprocess
 import time
 from decimal import Decimal
@@ -18,7 +19,10 @@ import pytest
 
 from rudalle_lib.errors import PromptError, StorageError
 from rudalle_lib.prompts import blocks, parquet_reader
+from rudalle_lib.prompts.blocks import Columns, TableOptions
+from rudalle_lib.prompts.budgets import Budget
 from rudalle_lib.prompts.rows import read_prompts
+from rudalle_lib.prompts.table_readers import read_blocks
 from rudalle_lib.schema.records import Overrides, Prompt, RejectRecord
 from rudalle_lib.storage.storage import Storage
 from tests.support.prompt_tables import read_accepted
@@ -141,6 +145,27 @@ def test_repeated_long_values_are_read_in_small_blocks(
     found = read_accepted(str(table))
     assert [row.text for row in found] == texts
     assert [row.extra["tags"] for row in found] == tags
+
+
+def test_structs_with_texts_are_read_across_row_groups(table: Path) -> None:
+    """Arrow cannot join the dictionaries of two row groups inside of structs."""
+    tags = [{"name": f"n{n % 7}", "data": bytes([255, n])} for n in range(90)]
+    write(table, {"prompt": [f"p{n}" for n in range(90)], "tags": tags}, row_group_size=40)
+    assert [row.extra["tags"] for row in read_accepted(str(table))] == tags
+
+
+def test_images_are_read_with_the_memory_that_their_table_is_given(table: Path) -> None:
+    parquet_reader._close_all()
+    large = [bytes([255]) * 2**20 + bytes([n]) for n in range(20)]
+    write(table, {"prompt": [f"p{n}" for n in range(20)], "image": large})
+    for memory_bytes in (3 * 2**30, 2**30):
+        options = TableOptions(lambda _: Columns({"image": "image"}), memory_bytes=memory_bytes)
+        with table.open("rb") as stream:
+            parts = list(read_blocks(stream, str(table), "t", options, Budget("t")))
+        assert [image for block in parts for image in block.values["image"]] == large
+        (process,) = processes()
+        limit, _ = resource.prlimit(process._process.pid, resource.RLIMIT_AS)
+        assert limit == memory_bytes
 
 
 def test_a_row_that_is_too_large_is_rejected_alone(

@@ -8,8 +8,12 @@ import pytest
 
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.dataset.frames import read_images
+from rudalle_lib.dataset.reader import PublishedImages
 from rudalle_lib.errors import DataError
 from rudalle_lib.images.codecs import decode_image
+from rudalle_lib.sharing.contents import read_contents
+from rudalle_lib.sharing.folder import FolderTarget
+from rudalle_lib.sharing.push import push
 from rudalle_lib.storage.storage import Storage
 from rudalle_lib.training.data.rows import BadRow, FoundRow
 from rudalle_lib.training.data.sources import read_rows, recognise
@@ -71,3 +75,17 @@ def test_a_damaged_shard_is_a_reject(config: RunConfig) -> None:
     first, *others = read_rows(source(config.output))
     assert isinstance(first, BadRow) and first.reason == "damaged_file"
     assert 0 < len(others) < len(whole)
+
+
+@pytest.mark.parametrize("form", ["files", "webdataset", "parquet"])
+def test_a_copy_that_was_pushed(finished: RunConfig, tmp_path: Path, form: str) -> None:
+    config = in_form(finished, tmp_path / "out", format=form)
+    finish(config)
+    push(read_contents(Storage(config.output)), FolderTarget(str(tmp_path / "copy")))
+    rows = rows_of(tmp_path / "copy")
+    published = read_images(config.output)
+    assert [row.caption for row in rows] == list(published["text_ru"])
+    assert [row.image for row in rows] == [
+        PublishedImages(Storage(config.output)).read(path, name)
+        for name, path in published["path"].items()
+    ]
