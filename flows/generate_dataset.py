@@ -33,8 +33,10 @@ from rudalle_lib.dataset.lease import Holding, hold
 from rudalle_lib.dataset.manifests import adopt_manifests, read_shard_manifests
 from rudalle_lib.errors import RudalleError, ShardError
 from rudalle_lib.generation.batch_size import even_batch_size
+from rudalle_lib.generation.shard_size import cpu_shard_size
 from rudalle_lib.pipeline.diff import compare
 from rudalle_lib.pipeline.failure_rate import FailureRate
+from rudalle_lib.pipeline.open_shards import ANY_SHARD
 from rudalle_lib.pipeline.recorded_run import current_report
 from rudalle_lib.pipeline.rerender import seed_output
 from rudalle_lib.pipeline.reuse import Artifacts, list_artifacts
@@ -44,7 +46,7 @@ from rudalle_lib.schema.records import RunManifest, ShardSpec
 from rudalle_lib.selection.across_shards import Scored
 from rudalle_lib.selection.choices import NO_CHOICES, Choices
 from rudalle_lib.storage.storage import Storage
-from tasks.batch_size import fitting_batch_size
+from tasks.batch_size import fitting_batch_size, fitting_shard_size
 from tasks.plan import plan
 from tasks.report import report
 from tasks.runtime.events import (
@@ -156,7 +158,8 @@ def make_missing(
 
     storage = Storage(config.output)
     adopt_manifests(storage, lease.mark.term)
-    planned = plan(config) if planned is None else planned
+    if planned is None:
+        planned = plan(config, partial(choose_shard_size, config, runner))
     finished = read_shard_manifests(storage, notice)
     work = ShardWork(config, weights, lease, runner, publish_event)
     choices, selector = decide(config, weights, storage, planned.shards, finished)
@@ -278,6 +281,18 @@ class ShardWork:
                 self._publish_event(ShardFailed(shard.index, failure.message, failure.page))
         self._settled = max(self._settled, settled)
         self._left = max(self._left, len(shards) - settled)
+
+
+def choose_shard_size(config: RunConfig, runner: Runner) -> int:
+    """The prompts per shard of `prompts.shard_size: auto`, by the GPU with the least memory."""
+    section = config.generate
+    if not runner.on_gpus:
+        return cpu_shard_size(section.images)
+    job = Job(ANY_SHARD, config.output, config.runtime, config.weights)
+    sizes = runner.ask(fitting_shard_size, section=section, job=job)
+    if not sizes:
+        raise ShardError("no GPU is left to choose prompts.shard_size for; see the log for why")
+    return min(sizes)
 
 
 def choose_batch_size(config: RunConfig, runner: Runner, shards: Sequence[ShardSpec]) -> int | None:

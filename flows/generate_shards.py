@@ -15,6 +15,7 @@ import time
 import uuid
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 from prefect import flow
@@ -23,7 +24,13 @@ from prefect.deployments import arun_deployment
 from pydantic import Field
 
 from flows.artifacts import RunArtifacts
-from flows.generate_dataset import ShardWork, check_once, choose_batch_size, name_run
+from flows.generate_dataset import (
+    ShardWork,
+    check_once,
+    choose_batch_size,
+    choose_shard_size,
+    name_run,
+)
 from flows.runners import Runner, start_runner
 from rudalle_lib.checks.preflight import check_divisible
 from rudalle_lib.config.run import RunConfig
@@ -213,7 +220,7 @@ class SharedWork:
     def _plan(self, workers: Workers) -> Plan:
         """The plan. While others work, it stays as it is."""
         if not workers.busy:
-            return plan(self._config)
+            return plan(self._config, partial(choose_shard_size, self._config, self._runner))
         frozen = frozen_plan(self._config, self._storage)
         if frozen is None:
             raise ConfigError(

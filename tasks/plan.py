@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prefect import task
 
 from rudalle_lib.config.run import RunConfig
@@ -12,6 +14,11 @@ from tasks.runtime.options import OPTIONS
 
 
 @task(name="plan", **OPTIONS)
-def plan(config: RunConfig) -> Plan:
-    """Append the table's new prompts to the plan, and write the table's rejects."""
-    return plan_run(config, Storage(config.output), notice=notice)
+def plan(config: RunConfig, choose_size: Callable[[], int]) -> Plan:
+    """Append the table's new prompts to the plan, and write the table's rejects.
+
+    Args:
+        config: the run.
+        choose_size: chooses the prompts per shard, see `plan_run`.
+    """
+    return plan_run(config, Storage(config.output), choose_size=choose_size, notice=notice)

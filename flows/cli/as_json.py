@@ -41,6 +41,8 @@ def outlook_values(config: RunConfig, outlook: Outlook) -> dict[str, Any]:
             "new": len(difference.new),
             "changed": len(difference.changed),
             "unchanged": len(difference.unchanged),
+            "prompts_per_new_shard": plan.shard_size,
+            "shard_size_chosen": outlook.shard_size_of or None,
         },
         "images": {(need or "unchanged"): count for need, count in outlook.needs.items()},
         "images_to_draw": outlook.images,

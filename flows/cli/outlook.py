@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rudalle_lib.checks.preflight import check_inputs, check_models
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.dataset.manifests import read_shard_manifests
+from rudalle_lib.generation.shard_size import cpu_shard_size, gpu_shard_size
 from rudalle_lib.pipeline.diff import (
     Difference,
     compare,
@@ -19,9 +20,16 @@ from rudalle_lib.pipeline.reuse import Missing, count_missing, find_reuse, list_
 from rudalle_lib.pipeline.selected import decide, scored_shards
 from rudalle_lib.pipeline.stages import weight_digests
 from rudalle_lib.prompts.plan import Plan, plan_run
+from rudalle_lib.runtime.devices import resolve_devices
 from rudalle_lib.schema.decisions import RuleCounts
 from rudalle_lib.selection.across_shards import Selector
 from rudalle_lib.storage.storage import Storage
+
+AS_PLANNED = "as the output was begun"
+ON_CPU = "for the CPU"
+ON_GPUS = "for the GPUs of this machine"
+ASSUMED = "assumed for a CPU: a run on GPUs chooses by their memory when it plans"
+"""What an automatic number of prompts per shard is chosen for."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +62,8 @@ class Outlook:
         selection: what rules would keep; None if there are none, or nothing is scored yet.
         most_images: number of candidates that it would draw at most: more if that is decided in
             rounds.
+        shard_size_of: what the number of prompts per new shard is chosen for; empty if it is not
+            chosen, or there are none.
     """
 
     plan: Plan
@@ -63,6 +73,7 @@ class Outlook:
     images: int
     selection: RulesOutlook | None = None
     most_images: int = 0
+    shard_size_of: str = ""
 
 
 def look_ahead(config: RunConfig) -> Outlook:
@@ -75,7 +86,14 @@ def look_ahead(config: RunConfig) -> Outlook:
     weights = weight_digests(config)
     check_models(config, weights)
     storage = Storage(config.output)
-    plan = plan_run(config, storage, write=False)
+    chosen_for: list[str] = []
+
+    def choose_size() -> int:
+        size, reason = expected_shard_size(config)
+        chosen_for.append(reason)
+        return size
+
+    plan = plan_run(config, storage, write=False, choose_size=choose_size)
     damaged: list[str] = []
     manifests = read_shard_manifests(storage, damaged.append)
     written = written_shards(plan)
@@ -94,7 +112,25 @@ def look_ahead(config: RunConfig) -> Outlook:
     if rules and not config.select.looks_across:
         selector.read(scored_shards(config, weights, storage, written, manifests))
     selection = look_at_rules(selector)
-    return Outlook(plan, difference, needs, tuple(damaged), at_least, selection, at_most)
+    automatic = config.prompts.shard_size == "auto" and plan.shard_size is not None
+    reason = (chosen_for or [AS_PLANNED])[0] if automatic else ""
+    return Outlook(plan, difference, needs, tuple(damaged), at_least, selection, at_most, reason)
+
+
+def expected_shard_size(config: RunConfig) -> tuple[int, str]:
+    """The prompts per shard that a run on this machine would choose, and what they are chosen for.
+
+    A cluster is not asked: its number is only known when a run plans there.
+    """
+    section, runtime = config.generate, config.runtime
+    on_cluster = runtime.runner == "ray" and runtime.ray_address is not None
+    devices = [] if on_cluster else resolve_devices(runtime.devices)
+    if not devices or devices[0].type != "cuda":
+        decided = not on_cluster and runtime.devices == "cpu"
+        return cpu_shard_size(section.images), ON_CPU if decided else ASSUMED
+    places = [devices] if runtime.split_decoder else [[device] for device in devices]
+    sizes = [gpu_shard_size(section, config.weights, runtime.dtype, place) for place in places]
+    return min(sizes), ON_GPUS
 
 
 def look_at_rules(selector: Selector) -> RulesOutlook | None:

@@ -47,6 +47,10 @@ def print_outlook(config: RunConfig, outlook: Outlook) -> None:
         ("images to draw", _to_draw(outlook)),
         ("output", Storage(config.output).public_path()),
     ]
+    if outlook.shard_size_of:
+        shards = [name for name, _ in rows].index("shards")
+        size = f"{counted(plan.shard_size or 0, 'prompt')}, {outlook.shard_size_of}"
+        rows.insert(shards + 1, ("  of at most", size))
     if plan.removed:
         rows.append(("removed prompts", f"{plan.removed:,}; their images are kept"))
     if outlook.selection is not None:

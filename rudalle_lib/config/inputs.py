@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -17,6 +17,9 @@ from rudalle_lib.storage.urls import WEB, scheme_of
 
 DEMO_PROMPTS = "demo://prompts"
 """The prompt table that is shipped with the package."""
+
+SHARD_SIZE = 64
+"""Prompts per shard that are the default, and the most of `auto` on a CPU."""
 
 OVERRIDE_NAMES = (
     "images",
@@ -99,8 +102,11 @@ class PromptsConfig(Section):
         description="Encoding of a CSV or JSON table, such as cp1251; null recognises UTF-8, "
         "UTF-16 and Windows-1251.",
     )
-    shard_size: Positive = Field(
-        default=64, description="Prompts per shard, 1 or more. A shard is the unit of work."
+    shard_size: Positive | Literal["auto"] = Field(
+        default=SHARD_SIZE,
+        description="Prompts per shard, 1 or more. A shard is the unit of work. auto is a full "
+        "batch of the decoder on GPUs, and 512 images, at most 64 prompts, on a CPU; it is chosen "
+        "when the first prompts of an output are planned, and later ones keep it.",
     )
     limit: Positive | None = Field(
         default=None, description="Read only the first rows of the table; null reads all."

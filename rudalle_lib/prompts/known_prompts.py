@@ -12,6 +12,10 @@ from rudalle_lib.digests import digest_of
 from rudalle_lib.prompts.rows import STAGE, PromptBlock, content_digest, prompts_of
 from rudalle_lib.schema.records import Prompt, RejectRecord, reject
 
+CHOSEN_SIZE = "shard_size"
+"""Metadata key of a plan file: prompts per shard, if `prompts.shard_size` is auto. Later prompts of
+the output are divided in the same way."""
+
 
 class Renumbered(NamedTuple):
     """What the row of a planned prompt asks for now: a number of images, and its new digest."""
@@ -29,6 +33,8 @@ class KnownPrompts:
         self._changed: dict[str, str] = {}  # new digests, by the id in the table
         self._capitals: set[str] = set()  # ids that have capital letters, in small ones
         self._images: dict[str, int] = {}  # planned numbers of images of the rows that have one
+        self.shard_size: int | None = None
+        """Prompts per shard, if that was chosen for the plan."""
         self.renumbered: dict[str, Renumbered] = {}
         """Planned prompts whose rows ask for another number of images now, by prompt id."""
 
@@ -39,6 +45,9 @@ class KnownPrompts:
 
     def add_planned(self, table: pa.Table) -> None:
         """Add the prompts of a plan file."""
+        size = (table.schema.metadata or {}).get(CHOSEN_SIZE.encode())
+        if size is not None and self.shard_size is None:
+            self.shard_size = int(size)
         # One object for both if they are equal: half the memory for a million ids.
         contents = {i: i if i == content else content for i, content in _ids_and_contents(table)}
         images = zip(contents, table.column("images").to_pylist(), strict=True)

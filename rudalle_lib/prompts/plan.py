@@ -24,27 +24,27 @@ from typing import Self
 
 import pyarrow as pa
 
+from rudalle_lib.config.inputs import SHARD_SIZE
 from rudalle_lib.config.precision import record_precisions
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.dataset import layout
 from rudalle_lib.digests import digest_of_bytes
 from rudalle_lib.errors import DamagedError, ShardError, TornError
-from rudalle_lib.prompts.known_prompts import KnownPrompts, Renumbered, with_numbers
+from rudalle_lib.prompts.known_prompts import CHOSEN_SIZE, KnownPrompts, Renumbered, with_numbers
 from rudalle_lib.prompts.rows import (
     EXTRA,
-    STAGE,
     count_images,
     count_most_images,
     prompts_of,
     read_table,
+    reject_blocked,
 )
 from rudalle_lib.schema.arrow import to_table
-from rudalle_lib.schema.records import Prompt, RejectRecord, ShardSpec, reject
+from rudalle_lib.schema.records import Prompt, RejectRecord, ShardSpec
 from rudalle_lib.schema.tables import join_tables
 from rudalle_lib.storage.errors import public_url
 from rudalle_lib.storage.sealed_parquet import from_parquet, to_parquet
 from rudalle_lib.storage.storage import Storage
-from rudalle_lib.text.blocked_words import find_blocked_word
 
 FILES_AT_ONCE = 256
 """Plan files that are read or written together."""
@@ -80,6 +80,7 @@ class Plan:
         rejected: number of rows that were not planned, by reason.
         removed: number of planned prompts that are no longer in the table; they stay planned.
         most_new_images: number of candidate images that the new prompts have at most.
+        shard_size: prompts per new shard, at most; None if there is none.
     """
 
     shards: tuple[ShardSpec, ...]
@@ -91,6 +92,7 @@ class Plan:
     rejected: Mapping[str, int]
     removed: int
     most_new_images: int = 0
+    shard_size: int | None = None
 
     @property
     def prompts(self) -> int:
@@ -103,6 +105,7 @@ def plan_run(
     storage: Storage,
     *,
     write: bool = True,
+    choose_size: Callable[[], int] = lambda: SHARD_SIZE,
     on_rows_read: OnRowsRead | None = None,
     notice: Callable[[str], None] = lambda _: None,
 ) -> Plan:
@@ -112,6 +115,8 @@ def plan_run(
         config: the configuration of the run.
         storage: the output folder.
         write: if False, nothing is written, and the result is what would have been planned.
+        choose_size: called if `prompts.shard_size` is auto and the output has no shard that was
+            planned so; only if there are new prompts.
         on_rows_read: called every few thousand rows.
         notice: called with one sentence if plan files are empty or cut off, as after a power cut.
             They count as missing, so their prompts are planned again.
@@ -134,10 +139,15 @@ def plan_run(
     rejects: list[pa.Table] = []
     reasons: Counter[str] = Counter()
     rows = images = most = 0
-    with _ShardWriter(storage, shards, source.shard_size, write) as writer:
+
+    def size() -> int:
+        number = source.shard_size
+        return (known.shard_size or choose_size()) if number == "auto" else number
+
+    with _ShardWriter(storage, shards, size, write, source.shard_size == "auto") as writer:
         for block in read_table(source):
             prompts, duplicates = known.select_new(block, table)
-            prompts, blocked = _reject_blocked(prompts, config.publish.blocked_words)
+            prompts, blocked = reject_blocked(prompts, config.publish.blocked_words)
             writer.add(prompts)
             images += count_images(prompts, config.generate)
             most += count_most_images(prompts, config.generate)
@@ -163,12 +173,13 @@ def plan_run(
         rejected=dict(reasons),
         removed=known.unseen,
         most_new_images=most,
+        shard_size=writer.shard_size,
     )
 
 
 def plan_prompts(storage: Storage, prompts: pa.Table) -> ShardSpec:
     """Write prompts, a table with the columns of a plan file, as the only shard of an output."""
-    with _ShardWriter(storage, [], prompts.num_rows, write=True) as writer:
+    with _ShardWriter(storage, [], lambda: prompts.num_rows, write=True) as writer:
         writer.add(prompts)
     (shard,) = writer.made
     return shard
@@ -255,22 +266,6 @@ def plan_fingerprint(table: pa.Table) -> str:
     return digest_of_bytes(values.encode())
 
 
-def _reject_blocked(
-    prompts: pa.Table, words: tuple[str, ...]
-) -> tuple[pa.Table, list[RejectRecord]]:
-    """The prompts without blocked words, and a reject for each of the others."""
-    if not words:
-        return prompts, []
-    rows = prompts.select(["prompt_id", "text"]).to_pylist()
-    causes = [find_blocked_word(words, row["text"]) for row in rows]
-    rejects = [
-        reject(*cause, stage=STAGE, **row)
-        for row, cause in zip(rows, causes, strict=True)
-        if cause is not None
-    ]
-    return prompts.filter(pa.array([cause is None for cause in causes], pa.bool_())), rejects
-
-
 class _ShardWriter:
     """Divides prompts into shards and writes them concurrently, under free indices in order.
 
@@ -280,18 +275,19 @@ class _ShardWriter:
     """
 
     def __init__(
-        self, storage: Storage, planned: Iterable[ShardSpec], shard_size: int, write: bool
-    ) -> None:
+        self, storage: Storage, planned: Iterable[ShardSpec], size: Callable[[], int], write: bool,
+        record_size: bool = False,
+    ) -> None:  # fmt: skip
         taken = {spec.index for spec in planned}
         self._storage = storage
         self._indices = (index for index in count() if index not in taken)
-        self._shard_size = shard_size
-        self._write = write
+        self._size, self._record_size, self._write = size, record_size, write
         self._waiting: pa.Table | None = None
         self._files: dict[str, bytes] = {}
         self._sender = ThreadPoolExecutor(1)
         self._sending: Future[None] | None = None
         self.made: list[ShardSpec] = []
+        self.shard_size: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -315,12 +311,13 @@ class _ShardWriter:
         if self._waiting is not None:
             prompts = join_tables([self._waiting, prompts])
         self._waiting = prompts.combine_chunks()
-        self._cut(self._shard_size)
+        self.shard_size = self.shard_size or self._size()
+        self._cut(self.shard_size)
 
     def _cut(self, min_rows: int) -> None:
         """Make shards while at least this many prompts are waiting."""
         while self._waiting is not None and self._waiting.num_rows >= min_rows:
-            shard = self._waiting.slice(0, self._shard_size)
+            shard = self._waiting.slice(0, self.shard_size)
             rest = self._waiting.slice(shard.num_rows)
             self._waiting = rest if rest.num_rows else None
             self.made.append(self._make(next(self._indices), shard))
@@ -333,6 +330,8 @@ class _ShardWriter:
         images = table.num_rows - table.column("image_prompt").null_count
         if self._write:
             metadata = {FINGERPRINT: fingerprint, IMAGE_PROMPTS: str(images)}
+            if self._record_size:
+                metadata[CHOSEN_SIZE] = str(self.shard_size)
             self._files[path] = to_parquet(table, metadata)
         return ShardSpec(index, self._storage.url(path), table.num_rows, fingerprint, bool(images))
 

@@ -48,6 +48,7 @@ from rudalle_lib.schema.records import (
 )
 from rudalle_lib.storage.errors import public_url
 from rudalle_lib.storage.reading import TABLE, Reading
+from rudalle_lib.text.blocked_words import find_blocked_word
 
 STAGE = "plan"
 """The stage that rejects of the prompt table are recorded under."""
@@ -283,3 +284,19 @@ def _plan_table(rows: list[tuple[Any, ...]], extras: pa.Table, accepted: list[in
         extras = extras.take(pa.array(accepted, pa.int64()))
     others = [pa.field(EXTRA + item.name, item.type) for item in extras.schema]
     return pa.table([*arrays, *extras.columns], schema=pa.schema([*plan, *others]))
+
+
+def reject_blocked(
+    prompts: pa.Table, words: tuple[str, ...]
+) -> tuple[pa.Table, list[RejectRecord]]:
+    """The prompts without blocked words, and a reject for each of the others."""
+    if not words:
+        return prompts, []
+    rows = prompts.select(["prompt_id", "text"]).to_pylist()
+    causes = [find_blocked_word(words, row["text"]) for row in rows]
+    rejects = [
+        reject(*cause, stage=STAGE, **row)
+        for row, cause in zip(rows, causes, strict=True)
+        if cause is not None
+    ]
+    return prompts.filter(pa.array([cause is None for cause in causes], pa.bool_())), rejects

@@ -66,6 +66,26 @@ def test_runs_of_ranges_make_the_dataset_of_one_run(
     assert_same(output, alone)
 
 
+def test_shards_of_an_automatic_size_are_chosen_by_the_first_run(
+    settings: dict[str, Any], alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import generate_dataset
+
+    asked: list[int] = []
+
+    def two(images: int) -> int:
+        asked.append(images)
+        return 2
+
+    monkeypatch.setattr(generate_dataset, "cpu_shard_size", two)
+    prompts = {**settings["prompts"], "shard_size": "auto"}
+    output = tmp_path / "out"
+    assert run(settings, output, "1-9", prompts=prompts) is not None
+    assert run(settings, output, "0", prompts=prompts) is not None
+    assert asked == [4], "the second run keeps the plan of the first"
+    assert contents(output, "data") == contents(alone, "data")
+
+
 def test_auto_makes_everything_that_nobody_works_on(
     settings: dict[str, object], alone: Path, tmp_path: Path
 ) -> None:

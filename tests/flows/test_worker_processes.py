@@ -19,6 +19,7 @@ import pytest
 from rudalle_lib.dataset.manifests import read_shard_manifests
 from rudalle_lib.generation.batch_size import SHARE, bytes_per_image
 from rudalle_lib.models.dalle import DalleConfig
+from rudalle_lib.prompts.known_prompts import CHOSEN_SIZE
 from rudalle_lib.schema.records import RunManifest
 from rudalle_lib.storage.storage import Storage
 from tasks.runtime.events import Event, Noticed, Step, listener
@@ -49,7 +50,8 @@ def russian(settings: dict[str, Any]) -> dict[str, object]:
 def run(settings: dict[str, Any], output: Path, **changes: object) -> RunManifest:
     from flows.generate_dataset import generate_dataset
 
-    return generate_dataset(configure(settings, output, prompts=russian(settings), **changes))
+    changes = {"prompts": russian(settings), **changes}
+    return generate_dataset(configure(settings, output, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +121,9 @@ if any("worker_process" in argument for argument in sys.orig_argv):
 
     install(2, memory={memory!r})
     counts.devices = Seen()
+    from rudalle_lib.generation import shard_size
+
+    shard_size.MIN_IMAGES = 1
 """
 """A `sitecustomize` module, with which the processes of devices pretend to have two GPUs."""
 
@@ -138,7 +143,8 @@ def test_each_process_computes_on_its_own_gpu_in_batches_that_fit_onto_all(
 ) -> None:
     """With two pretended GPUs: no tensor is on a wrong one, and the tokens are those of a CPU.
 
-    The second GPU has room for two images at a time, so the first one draws as many.
+    The second GPU has room for two images at a time, so the first one draws as many, and an
+    automatic shard has one prompt; the first GPU would take all of them.
     """
     seen = tmp_path / "seen"
     seen.mkdir()
@@ -148,9 +154,13 @@ def test_each_process_computes_on_its_own_gpu_in_batches_that_fit_onto_all(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setenv("RUDALLE_GPU_ENGINE", "0")
     monkeypatch.setattr("flows.runners.worker_devices", lambda _: ["cuda:0", "cuda:1"])
-    manifest = run(settings, tmp_path / "out", generate={"batch_size": "auto"})
+    prompts = {**russian(settings), "shard_size": "auto"}
+    generate = {"batch_size": "auto"}
+    manifest = run(settings, tmp_path / "out", generate=generate, prompts=prompts)
     assert manifest.totals.shards == 6 and manifest.batch_rows == 2
-    shards = read_shard_manifests(Storage(str(tmp_path / "out")))
+    storage = Storage(str(tmp_path / "out"))
+    assert (storage.read_metadata("plan/00005.parquet") or {})[CHOSEN_SIZE] == "1"
+    shards = read_shard_manifests(storage)
     assert {shard.stages["generate"].batch_rows for shard in shards} == {2}
     places = [path.name.split() for path in seen.iterdir()]
     assert sorted(device for _, device in places) == ["cuda:0", "cuda:1"]

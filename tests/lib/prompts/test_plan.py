@@ -13,6 +13,7 @@ from rudalle_lib.config.run import RunConfig
 from rudalle_lib.config.sections import PromptsConfig
 from rudalle_lib.dataset.layout import plan_rejects_path
 from rudalle_lib.errors import PromptError, ShardError
+from rudalle_lib.prompts.known_prompts import CHOSEN_SIZE
 from rudalle_lib.prompts.plan import (
     Plan,
     plan_fingerprint,
@@ -42,9 +43,11 @@ def write(path: Path, rows: list[Any]) -> None:
     )
 
 
-def plan(storage: Storage, table: Path, shard_size: int = 4, **options: Any) -> Plan:
+def plan(storage: Storage, table: Path, shard_size: int | str = 4, **options: Any) -> Plan:
     limit = options.pop("limit", None)
-    prompts = PromptsConfig(uri=str(table), shard_size=shard_size, limit=limit)
+    prompts = PromptsConfig.model_validate(
+        {"uri": str(table), "shard_size": shard_size, "limit": limit}
+    )
     return plan_run(RunConfig(output=storage.url(), prompts=prompts), storage, **options)
 
 
@@ -229,6 +232,54 @@ def test_a_different_shard_size_moves_no_prompt(storage: Storage, table: Path) -
     write(table, texts(1, 9))
     plan(storage, table, shard_size=2)
     assert planned(storage) == [texts(1, 4), texts(5, 6), texts(7, 8), texts(9, 9)]
+
+
+def test_an_automatic_size_is_chosen_once_and_kept(storage: Storage, table: Path) -> None:
+    def never() -> int:
+        raise AssertionError("the size is known, or not needed")
+
+    write(table, [None])
+    assert plan(storage, table, shard_size="auto", choose_size=never).shard_size is None
+    write(table, texts(1, 7))
+    dry = plan(storage, table, shard_size="auto", choose_size=lambda: 3, write=False)
+    first = plan(storage, table, shard_size="auto", choose_size=lambda: 3)
+    assert dry == first and first.shard_size == 3
+    whole = {path: storage.read_bytes(path) for path in storage.list()}
+
+    # Interrupted, resumed where the choice would be another one.
+    storage.delete("plan/00000.parquet")
+    storage.delete("plan/00002.parquet")
+    assert plan(storage, table, shard_size="auto", choose_size=never).shards == first.shards
+    assert {path: storage.read_bytes(path) for path in storage.list()} == whole
+
+    write(table, texts(1, 11))
+    grown = plan(storage, table, shard_size="auto", choose_size=never)
+    assert grown.shards[:3] == first.shards and grown.shard_size == 3
+    assert planned(storage)[3:] == [texts(8, 10), texts(11, 11)]
+
+    write(table, texts(1, 13))  # a number has the last word, and is not kept
+    assert plan(storage, table, shard_size=1, choose_size=never).shard_size == 1
+    write(table, texts(1, 17))
+    plan(storage, table, shard_size="auto", choose_size=never)
+    assert planned(storage)[5:] == [texts(12, 12), texts(13, 13), texts(14, 16), texts(17, 17)]
+
+
+def test_a_plan_of_a_fixed_size_is_kept_by_an_automatic_one(storage: Storage, table: Path) -> None:
+    write(table, texts(1, 5))
+    fixed = plan(storage, table, shard_size=2)
+    assert CHOSEN_SIZE not in (storage.read_metadata("plan/00000.parquet") or {})
+    write(table, texts(1, 10))
+    grown = plan(storage, table, shard_size="auto", choose_size=lambda: 4)
+    assert grown.shards[:3] == fixed.shards
+    assert planned(storage)[3:] == [texts(6, 9), texts(10, 10)]
+
+
+def test_another_number_of_images_keeps_the_automatic_size(storage: Storage, table: Path) -> None:
+    row = {"prompt": "a", "prompt_id": "own", "images": 3}
+    write(table, [row])
+    plan(storage, table, shard_size="auto", choose_size=lambda: 2)
+    write(table, [{**row, "images": 5}, *texts(1, 3)])
+    assert plan(storage, table, shard_size="auto").shard_size == 2
 
 
 def test_an_interrupted_plan_is_completed_as_if_it_had_not_been_interrupted(
