@@ -19,6 +19,7 @@ from rudalle_lib.generation.shard_size import (
     shard_size_for,
 )
 from rudalle_lib.models.dalle import Dalle, DalleConfig
+from rudalle_lib.weights.files import resolve_files
 from tests.support.tiny_stack import write_tiny_stack
 
 GPUS = [torch.device("cuda", index) for index in range(2)]
@@ -141,4 +142,4 @@ def test_sizes_of_the_network_are_read_and_not_its_weights(tmp_path: Path) -> No
     model = Dalle(DalleConfig(2, 32, 2, 60, 20, 32, 4, 4))
     assert count_parameters(model.config) == sum(one.numel() for one in model.parameters())
     weights = WeightsConfig(folder=str(write_tiny_stack(tmp_path)), offline=True)
-    assert shard_size.resolve_files(registry.get("demo-dalle"), weights)["config"].exists()
+    assert resolve_files(registry.get("demo-dalle"), weights)["config"].exists()
