@@ -18,6 +18,7 @@ import torch
 
 from rudalle_lib.errors import OutOfMemoryError
 from rudalle_lib.models.gpu.engine import release
+from rudalle_lib.models.gpu.graph import return_unused_memory
 
 LOGGER = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def free_unused_memory() -> None:
     release()
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        return_unused_memory()
 
 
 def free_gpu_bytes(device: torch.device) -> int:
@@ -148,7 +149,7 @@ def make_room_for_images(device: torch.device) -> None:
         LOGGER.info("Freeing the captured steps on %s for an image network", device)
         release(device)
         gc.collect()
-        torch.cuda.empty_cache()
+        return_unused_memory()
 
 
 def _not_enough_memory(what: str, error: BaseException) -> str:

@@ -198,6 +198,7 @@ OF_CUDA = (
     "cuda error:",  # PyTorch, and cuBLAS through it
     "triton error [cuda]:",
     "cudnn_status_execution_failed",
+    "captures_underway",  # PyTorch's allocator, after a capture that was not ended
 )
 """Parts of messages of errors that CUDA reports, whichever library asked for something first."""
 
@@ -210,7 +211,11 @@ def is_broken_device(error: BaseException) -> bool:
     """
     message = str(error).lower()
     of_cuda = type(error).__name__ == "AcceleratorError" or any(m in message for m in OF_CUDA)
-    return of_cuda and "out of memory" not in message and not isinstance(error, RudalleError)
+    if not of_cuda or isinstance(error, RudalleError):
+        return False
+    from rudalle_lib.runtime.memory import is_out_of_memory  # imports torch
+
+    return not is_out_of_memory(error)
 
 
 def _portable(error: BaseException) -> BaseException:

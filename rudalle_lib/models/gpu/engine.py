@@ -7,6 +7,7 @@ when other networks need the memory, and so does the network when it is freed.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections.abc import Sequence
@@ -55,10 +56,11 @@ class DrawRequest:
 
 @dataclass(frozen=True)
 class _Captured:
-    """A step, and the function that runs it."""
+    """A step, the function that runs it, and where it found the weights in memory."""
 
     step: DecoderStep
     advance: CapturedFunction
+    weights: tuple[int, ...]
 
 
 _waiting: WeakKeyDictionary[Dalle, _Captured] = WeakKeyDictionary()
@@ -110,6 +112,9 @@ def _take(model: Dalle, request: DrawRequest, rows: int) -> _Captured:
     room = Room(rows, _rounded(len(request.text)), _rounded(groups))
     with _changing:
         found = _waiting.pop(model, None)
+    weights = _addresses(model)
+    if found is not None and found.weights != weights:
+        found = None  # the network was moved, and a graph reads its weights where they were
     if found is not None and _fits(room, found.step.room):
         return found
     if found is not None and found.step.room.rows == rows:  # what has been needed will be again
@@ -118,7 +123,13 @@ def _take(model: Dalle, request: DrawRequest, rows: int) -> _Captured:
         )
     del found  # its memory is needed for the new one
     step = DecoderStep(model, room)
-    return _Captured(step, CapturedFunction(step.advance, step.device))
+    return _Captured(step, CapturedFunction(step.advance, step.device), weights)
+
+
+def _addresses(model: Dalle) -> tuple[int, ...]:
+    """Where the weights of a network are in memory."""
+    held = itertools.chain(model.parameters(), model.buffers())
+    return tuple(one.data_ptr() for one in held if one.layout == torch.strided)
 
 
 def _fits(room: Room, existing: Room) -> bool:

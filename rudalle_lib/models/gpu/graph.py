@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 
 import torch
 
@@ -13,7 +14,24 @@ STEPS_AHEAD = 2
 calls, or reports progress, is right to within this many."""
 
 _capturing = threading.Lock()
-"""PyTorch captures one graph at a time in a process."""
+"""Held while a graph is captured: PyTorch captures one at a time in a process, and cannot return
+memory to a GPU meanwhile, whichever thread asks for it."""
+
+
+def return_unused_memory() -> None:
+    """Return memory that PyTorch keeps for later to the GPUs; waits until no graph is captured."""
+    with _capturing:
+        torch.cuda.empty_cache()
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which the graphs of a device are captured, always the same.
+
+    PyTorch has 32 streams and gives them out in turn. A new one for each capture would some day be
+    that of another thread, whose kernels would become part of the graph.
+    """
+    return torch.cuda.Stream(device)
 
 
 class CapturedFunction:
@@ -50,17 +68,17 @@ class CapturedFunction:
 
     def _capture(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self._device):  # Triton launches on the current device
-            before, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        with torch.cuda.device(self._device), _capturing:  # Triton launches on the current device
+            before, aside = torch.cuda.current_stream(), _capture_stream(self._device)
             aside.wait_stream(before)
             with torch.cuda.stream(aside):
                 for _ in range(2):
                     self._function()
             before.wait_stream(aside)
-            # Other threads may allocate memory while this one captures. PyTorch's own stream for
-            # captures is on the device that was current when it captured for the first time.
+            # The outer block goes back to the stream of before also if a capture ends with an
+            # error. Other threads may allocate memory while this one captures.
             with (
-                _capturing,
+                torch.cuda.stream(before),
                 torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"),
             ):
                 self._function()

@@ -218,6 +218,18 @@ def test_steps_are_freed_with_their_network_and_on_request(device: torch.device)
     assert network() is None and step() is None and not engine._waiting
 
 
+def test_a_network_that_was_moved_is_captured_again(device: torch.device) -> None:
+    """A graph reads weights where they were when it was captured."""
+    model, seeds = build(device, image_height=1, num_layers=2), torch.arange(2)
+    first = generate_tokens(model, prompts(), torch.tensor([0, 1]), seeds, SETTINGS, 2)
+    before = engine._waiting[model]
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
+    again = generate_tokens(model, prompts(), torch.tensor([0, 1]), seeds, SETTINGS, 2)
+    assert engine._waiting[model] is not before
+    assert_equal(again, first)
+
+
 def test_a_stopped_batch_leaves_no_step_behind(device: torch.device) -> None:
     class Stopped(Exception):
         pass
