@@ -31,7 +31,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
+def server(folder: Path) -> Iterator[str]:
+    """The address of a server."""
+    (port,) = free_ports(1)
+    with serving(folder / "prefect", port) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def address(server: str, folder: Path) -> str:
     """The address of a server that shows a run of three prompts."""
     table = folder / "prompts.csv"
     table.write_text("prompt\nчёрный квадрат\nкрасный круг\nсиний крест\n", encoding="utf-8")
@@ -44,10 +52,8 @@ def address(folder: Path) -> Iterator[str]:
         "generate": {"images": 4},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(settings))
-    (port,) = free_ports(1)
-    with serving(folder / "prefect", port) as url:
-        run_with(url, str(folder / "tiny.yaml"))
-        yield url
+    run_with(server, str(folder / "tiny.yaml"))
+    return server
 
 
 def is_drawn(path: Path) -> bool:
@@ -67,11 +73,12 @@ def test_screenshots_show_run_artifact_and_gallery(
 
 
 def test_the_form_is_short_grouped_and_keeps_what_it_does_not_show(
-    browser: Browser, address: str
+    browser: Browser, server: str
 ) -> None:
     """It had 13 sections and was 10,900 pixels tall."""
     settings = {"name": "form", "generate": {"images": 3, "top_p": 0.7}, "runtime": {"threads": 1}}
-    page = open_page(browser, form_address(address, "form", config=settings))
+    page = open_page(browser, form_address(server, "form", config=settings))
+    page.set_default_timeout(120_000)
     images = page.locator(".schema-form-property", has_text="Candidates per prompt").last
     images.wait_for()
     labels = page.locator(".schema-form-property__label").all_inner_texts()
@@ -84,8 +91,9 @@ def test_the_form_is_short_grouped_and_keeps_what_it_does_not_show(
     assert height < 3_000
     images.locator("input").fill("5")
     page.get_by_role("button", name="Submit").click()
-    page.wait_for_url("**/runs/flow-run/**")
-    (run, *_) = query_api(address, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
+    page.wait_for_url("**/deployments/deployment/*")  # left the form, so the server has accepted it
+    page.get_by_text("Scheduled", exact=True).first.wait_for()
+    (run,) = query_api(server, "flow_runs/filter", {"sort": "EXPECTED_START_TIME_DESC"})
     config = run["parameters"]["config"]
     assert config["generate"]["images"] == 5 and config["generate"]["top_p"] == 0.7
     assert config["runtime"] == {"threads": 1}
