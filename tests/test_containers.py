@@ -154,6 +154,21 @@ def test_services_wait_for_services_that_exist_and_are_healthy() -> None:
             assert port.startswith("127.0.0.1:")  # nothing for other machines
 
 
+def test_deployments_are_registered_for_the_pool_of_the_worker() -> None:
+    """`prefect deploy` fails if a pool does not exist, and then the worker would not start."""
+    services = compose()["services"]
+    command = services["deploy"]["command"][-1]
+    made = re.findall(r"work-pool create (\S+)", command)
+    names = re.findall(r"--name (\S+)", command)
+    pools = {one["name"]: one["work_pool"]["name"] for one in deployments()}
+    assert names and {pools[name] for name in names} == set(made)
+    worker = services["worker"]["command"]
+    assert worker[worker.index("--pool") + 1] in made
+    parents = [one["parameters"] for one in deployments() if one["name"] in names]
+    started = [one["deployment"].partition("/")[2] for one in parents if "deployment" in one]
+    assert set(started) <= set(names)
+
+
 def test_the_variables_of_services_are_known() -> None:
     from prefect.settings import Settings
 
