@@ -1,8 +1,8 @@
-"""A stand-in for the Hugging Face hub on loopback: the endpoints that an upload of a dataset uses.
+"""A stand-in for the Hugging Face hub on loopback: what uploading and reading a dataset uses.
 
 Repositories with branches, commits of regular and LFS files, LFS batches with single and multipart
-uploads, pages of the tree, tokens. Paths, headers and codes are those of the real hub, and objects
-are checked by their SHA-256.
+uploads, pages of the tree, parts of files, tokens. Paths, headers and codes are those of the real
+hub, and objects are checked by their SHA-256.
 """
 
 from __future__ import annotations
@@ -107,10 +107,22 @@ class _Request(BaseHTTPRequestHandler):
                 repository = self.repository(owner, name)
                 if repository is not None and branch not in repository.branches:
                     self.answer({}, 404, {"X-Error-Code": "RevisionNotFound"})
-                elif repository is not None:
+                elif repository is not None and "recursive=true" in self.path.lower():
                     self.tree(repository.branches[branch])
+                elif repository is not None:
+                    self.folder(repository.branches[branch], "")
+            case ["api", "datasets", owner, name, "tree", branch, *folder]:
+                repository = self.repository(owner, name)
+                if repository is not None:
+                    self.folder(repository.branches[branch], "/".join(folder))
+            case ["datasets", owner, name, "resolve", branch, *path]:
+                repository = self.repository(owner, name)
+                if repository is not None:
+                    self.file(repository.branches[branch]["/".join(path)])
             case _:
                 self.answer({}, 404)
+
+    do_HEAD = do_GET
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -131,6 +143,11 @@ class _Request(BaseHTTPRequestHandler):
             case ["api", "validate-yaml"]:
                 front = yaml.safe_load(json.loads(body)["content"].split("\n---\n")[0])
                 self.answer({"errors": [], "warnings": []}, 200 if isinstance(front, dict) else 400)
+            case ["api", "datasets", owner, name, "paths-info", branch]:
+                repository = self.repository(owner, name)
+                if repository is not None:
+                    asked = parse_qs(body.decode())["paths"]
+                    self.answer(infos(repository.branches[branch], asked))
             case ["api", "datasets", owner, name, action, branch]:
                 repository = self.repository(owner, name)
                 if repository is not None:
@@ -200,6 +217,23 @@ class _Request(BaseHTTPRequestHandler):
         after = f'<{self.server.url}{path}?recursive=True&cursor={start + PAGE}>; rel="next"'
         self.answer(entries, 200, {"Link": after} if start + PAGE < len(files) else {})
 
+    def folder(self, files: dict[str, bytes], folder: str) -> None:
+        start = f"{folder}/" if folder else ""
+        inner = [path.removeprefix(start) for path in files if path.startswith(start)]
+        names = {start + path.partition("/")[0] for path in inner}
+        self.answer(infos(files, sorted(names)), 200 if names else 404)
+
+    def file(self, content: bytes) -> None:
+        first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
+        part = content[int(first) : int(last) + 1] if last else content
+        self.send_response(206 if last else 200)
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("ETag", f'"{git_hash(content)}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(part)
+
     def change(self, repository: Repository, action: str, branch: str, body: bytes) -> None:
         if action == "branch":
             known = branch in repository.branches
@@ -261,6 +295,18 @@ class _Request(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Write no log."""
+
+
+def infos(files: dict[str, bytes], paths: list[str]) -> list[dict[str, Any]]:
+    """What the hub tells of files and folders."""
+    found: list[dict[str, Any]] = []
+    for path in paths:
+        if path in files:
+            size, oid = len(files[path]), git_hash(files[path])
+            found.append({"type": "file", "path": path, "size": size, "oid": oid})
+        elif any(other.startswith(f"{path}/") for other in files):
+            found.append({"type": "directory", "path": path, "oid": git_hash(path.encode())})
+    return found
 
 
 def mode(asked: dict[str, Any], files: dict[str, bytes]) -> dict[str, Any]:

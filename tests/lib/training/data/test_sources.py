@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import HfFileSystem, constants
 
 from rudalle_lib.config.fine_tune import SourceConfig
 from rudalle_lib.errors import DataError, StorageError
@@ -20,6 +21,7 @@ from rudalle_lib.images.codecs import decode_image
 from rudalle_lib.storage.storage import Storage
 from rudalle_lib.training.data.rows import BadRow, FoundRow, caption_of
 from rudalle_lib.training.data.sources import read_rows, recognise
+from tests.support.hub_server import TOKEN, Repository, hub_server
 from tests.support.image_data import CAPTIONS, image_bytes, source, write_folder, write_tar
 from tests.support.web_servers import web_server
 
@@ -237,6 +239,28 @@ def test_forms_on_s3(s3_url: str, tmp_path: Path) -> None:
     assert contents(source(f"{s3_url}/data/*.parquet")) == [("b", one)]
     assert contents(source(f"{s3_url}/data/train.parquet")) == [("b", one)]
     assert contents(source(f"{s3_url}/meta")) == [("c", one)]
+
+
+def test_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is read through fsspec, from a server that answers as the hub does."""
+    table = pa.table({"text": ["a"], "image": [{"bytes": image_bytes(1), "path": None}]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    files = {"README.md": b"-", "data/train-00000-of-00001.parquet": b"", "data/test.parquet": b""}
+    files = {name: b or (tmp_path / "t.parquet").read_bytes() for name, b in files.items()}
+    with hub_server() as hub:
+        hub.repositories["me/pics"] = Repository(False, {"main": files})
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        HfFileSystem.clear_instance_cache()
+        try:
+            (row,) = read_rows(source("hf://datasets/me/pics"))
+            assert isinstance(row, FoundRow)
+            assert (row.key, row.caption) == ("data/train-00000-of-00001.parquet, row 1", "a")
+            assert row.image == image_bytes(1)
+        finally:
+            HfFileSystem.clear_instance_cache()
 
 
 # --- none --------------------------------------------------------------------------------------
