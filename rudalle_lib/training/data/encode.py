@@ -8,7 +8,6 @@ the last shard and the new ones are encoded.
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,6 @@ from torch import Tensor
 from rudalle_lib.config.fine_tune import FineTuneConfig, SourceConfig
 from rudalle_lib.dataset import layout
 from rudalle_lib.errors import (
-    DamagedError,
     DataError,
     ImageError,
     StoppedError,
@@ -34,8 +32,8 @@ from rudalle_lib.images.codecs import decode_image
 from rudalle_lib.images.file_threads import map_ahead
 from rudalle_lib.pipeline.artifacts import find_artifact, write_artifact
 from rudalle_lib.pipeline.stages import fingerprint
-from rudalle_lib.schema.arrow import to_table
-from rudalle_lib.schema.records import ShardSpec
+from rudalle_lib.prompts.text_streams import storable
+from rudalle_lib.schema.records import ShardSpec, StageArtifact
 from rudalle_lib.storage.errors import public_url
 from rudalle_lib.storage.storage import Storage
 from rudalle_lib.training.data.encoders import CPU, Encoder, make_encoder
@@ -45,7 +43,13 @@ from rudalle_lib.training.data.manifest import (
     EncodedSource,
     write_manifest,
 )
-from rudalle_lib.training.data.rejects import RejectedError, RejectedRow
+from rudalle_lib.training.data.rejects import (
+    RejectedError,
+    RejectedRow,
+    publish_rejects,
+    rejects_in,
+    with_rejects,
+)
 from rudalle_lib.training.data.rows import BadRow, FoundRow, Row, caption_of
 from rudalle_lib.training.data.shards import Shard, read_shards
 
@@ -54,9 +58,6 @@ STAGE = "encode"
 
 VERSION = 1
 """Raised when new code encodes otherwise."""
-
-REJECTED = "rejected"
-"""Metadata key of an encoded shard: the number of its rejects by reason, as JSON."""
 
 READERS = 4
 """Images that are read and decoded at once; each may need 16 bytes per pixel."""
@@ -135,6 +136,7 @@ def encode_data(
         tuple(sources),
     )  # fmt: skip
     if share is None:
+        publish_rejects(storage, data)
         if not data.rows:
             raise DataError(_nothing(storage, data))
         write_manifest(storage, data)
@@ -202,17 +204,13 @@ class _Work:
         artifact = find_artifact(self._storage, STAGE, spec, version, self._notice, self._term)
         if artifact is None:
             return None
+        return self._described(shard, version, artifact)
+
+    def _described(self, shard: Shard, version: str, artifact: StageArtifact) -> EncodedShard:
         path = self._storage.relative(artifact.uri)
-        metadata = self._storage.read_metadata(path) or {}
-        rejected: dict[str, int] = json.loads(metadata.get(REJECTED, "{}"))
-        rejects = _rejects_path(shard, version) if rejected else None
-        try:
-            if rejects is not None and not self._storage.check_table(rejects):
-                return None
-        except DamagedError as error:
-            self._notice(f"{error} It is made again.")
-            return None
-        return EncodedShard(path, artifact.rows, rejected, rejects)
+        counts = Counter(row.reason for row in rejects_in(self._storage, path))
+        rejects = layout.rejects_path(shard.index, layout.version_of(version)) if counts else None
+        return EncodedShard(path, artifact.rows, dict(sorted(counts.items())), rejects)
 
     def _encode(self, source: SourceConfig, shard: Shard, version: str) -> EncodedShard:
         started = time.monotonic()
@@ -221,8 +219,8 @@ class _Work:
         outages: list[StorageError] = []
 
         def reject(row: Row, error: RejectedError) -> None:
-            uri = public_url(source.uri)
-            rejects.append(RejectedRow(uri, row.key, error.reason, error.detail))
+            uri, key = public_url(source.uri), storable(row.key)
+            rejects.append(RejectedRow(uri, key, error.reason, storable(error.detail)))
 
         with ThreadPoolExecutor(READERS, "training-images") as threads:
             for batch in self._batches(shard.rows, threads, reject, outages):
@@ -235,19 +233,14 @@ class _Work:
                 f"could not be asked for, so the network may be down. The first: {outages[0]}"
             )
         table = pa.concat_tables(batches) if batches else self._columns().empty_table()
-        counts = dict(sorted(Counter(row.reason for row in rejects).items()))
-        path = _rejects_path(shard, version) if rejects else None
-        if path is not None:
-            self._storage.write_table(path, to_table(rejects, RejectedRow))
-        table = table.replace_schema_metadata({REJECTED: json.dumps(counts)})
         spec = ShardSpec(shard.index, "", len(shard.rows), version)
         seconds = time.monotonic() - started
         artifact = write_artifact(
-            self._storage, STAGE, spec, version, table, seconds, term=self._term
-        )
+            self._storage, STAGE, spec, version, with_rejects(table, rejects), seconds,
+            term=self._term,
+        )  # fmt: skip
         self._advance(rejects=len(rejects), shards=1)
-        relative = self._storage.relative(artifact.uri)
-        return EncodedShard(relative, table.num_rows, counts, path)
+        return self._described(shard, version, artifact)
 
     def _batches(
         self,
@@ -283,7 +276,7 @@ class _Work:
 
     def _encode_batch(self, rows: Sequence[_Ready]) -> pa.Table:
         images = self._encoder.encode_images(torch.stack([row.image for row in rows]))
-        columns = [[row.key for row in rows], [row.caption for row in rows]]
+        columns = [[storable(row.key) for row in rows], [row.caption for row in rows]]
         if self._encoder.encode_text is not None:
             columns.append([row.ids for row in rows])
         fields = self._columns()
@@ -350,10 +343,6 @@ def _caption(row: FoundRow) -> str:
         raise
     except StorageError as error:
         raise RejectedError("no_caption", str(error)) from None
-
-
-def _rejects_path(shard: Shard, version: str) -> str:
-    return layout.rejects_path(shard.index, layout.version_of(version))
 
 
 def _nothing(storage: Storage, data: EncodedData) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal, get_args
 
+import pyarrow as pa
+
+from rudalle_lib.dataset import layout
+from rudalle_lib.errors import DamagedError
+from rudalle_lib.schema.arrow import to_table
 from rudalle_lib.schema.records import REJECT_TEXT_LENGTH
+from rudalle_lib.storage.storage import Storage
+from rudalle_lib.training.data.manifest import EncodedData
 
 DataReason = Literal[
     "no_caption",
@@ -59,3 +67,40 @@ class RejectedError(Exception):
         super().__init__(detail)
         self.reason: DataReason = reason
         self.detail = detail[:REJECT_TEXT_LENGTH]
+
+
+# --- on disk -----------------------------------------------------------------------------------
+
+REJECTS = "rejects"
+"""Metadata key of an encoded shard: its rejects, as JSON."""
+
+
+def with_rejects(table: pa.Table, rejects: Sequence[RejectedRow]) -> pa.Table:
+    """An encoded shard with the rows that are not in it."""
+    rows = [astuple(row) for row in rejects]
+    return table.replace_schema_metadata({REJECTS: json.dumps(rows)})
+
+
+def rejects_in(storage: Storage, path: str) -> list[RejectedRow]:
+    """The rows that are not in an encoded shard; reads only the end of its file."""
+    metadata = storage.read_metadata(path) or {}
+    return [RejectedRow(*row) for row in json.loads(metadata.get(REJECTS, "[]"))]
+
+
+def publish_rejects(storage: Storage, data: EncodedData) -> None:
+    """Write the rejects of all shards that have some as tables; delete those of earlier data."""
+    listed = storage.list(layout.REJECTS_FOLDER)
+    earlier = {path for path in listed if layout.index_of(path, "rejects") is not None}
+    for shard in data.shards:
+        if shard.rejects is not None and not _is_whole(storage, shard.rejects, earlier):
+            rows = to_table(rejects_in(storage, shard.path), RejectedRow)
+            storage.write_table(shard.rejects, rows)
+    for path in sorted(earlier - {shard.rejects for shard in data.shards}):
+        storage.delete(path)
+
+
+def _is_whole(storage: Storage, path: str, listed: Collection[str]) -> bool:
+    try:
+        return path in listed and storage.check_table(path)
+    except DamagedError:
+        return False

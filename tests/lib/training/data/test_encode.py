@@ -316,20 +316,47 @@ def test_other_networks_and_settings_encode_again(
     assert progress.reused == 1
 
 
-@pytest.mark.parametrize("torn", ["shard", "rejects"])
-def test_torn_files_count_as_absent(tuning: Tuning, tmp_path: Path, torn: str) -> None:
-    folder = write_folder(tmp_path / "mine", 2)
-    (folder / "001.png").write_bytes(b"none")
-    config = tuning(folder)
+def test_a_torn_shard_counts_as_absent(tuning: Tuning, tmp_path: Path) -> None:
+    config = tuning(write_folder(tmp_path / "mine", 2))
     data, _ = encoded(config)
-    (shard,) = data.shards
-    assert shard.rejects is not None
-    path = tmp_path / "out" / (shard.path if torn == "shard" else shard.rejects)
+    path = tmp_path / "out" / data.shards[0].path
     path.write_bytes(path.read_bytes()[:-100])
     notices: list[str] = []
     again, progress = encoded(config, notice=notices.append)
     assert again == data and progress.reused == 0
     assert len(notices) == 1 and "It is made again." in notices[0]
+
+
+def test_rejects_are_those_of_the_data_and_come_back(tuning: Tuning, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "mine", 2)
+    (folder / "001.png").write_bytes(b"none")
+    config = tuning(folder)
+    data, _ = encoded(config)
+    (file,) = tmp_path.glob("out/rejects/*")
+    whole = file.read_bytes()
+    for torn in (whole[:-100], None):
+        file.write_bytes(torn) if torn else file.unlink()
+        assert encoded(config)[1].reused == 1
+        assert file.read_bytes() == whole
+    other = tmp_path / "out" / "rejects" / "mine.parquet"
+    other.write_bytes(b"of somebody else")
+    (folder / "001.png").write_bytes(image_bytes(1))
+    assert encoded(config)[0].rejected == {}
+    assert list(tmp_path.glob("out/rejects/*")) == [other]
+
+
+def test_names_that_are_no_text_are_read_or_rejected(tuning: Tuning, tmp_path: Path) -> None:
+    folder = os.fsencode(write_folder(tmp_path / "mine", 1))
+    for name, content in ((b"\xff.png", image_bytes(1)), (b"\xff.txt", b"a")):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(content)
+    tar = write_tar(tmp_path / "a.tar", [("\udcff.png", image_bytes(2)), ("\udcff.txt", b"b")])
+    config = tuning(tmp_path / "mine", tar)
+    data, _ = encoded(config)
+    assert rejects_of(config, data) == {
+        "?.png": ("no_caption", rejects_of(config, data)["?.png"][1])
+    }
+    assert table_of(config, data).column("key").to_pylist() == ["000.png", "a.tar, ?"]
 
 
 def test_a_stop_keeps_what_is_finished(tuning: Tuning, tmp_path: Path) -> None:
