@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 from rudalle_lib.dataset import layout
-from rudalle_lib.report.dataset_card import CardModel
+from rudalle_lib.report.dataset_card import CardModel, licence_texts
 from rudalle_lib.report.front_matter import DataForm, SplitSize, column_names
 from rudalle_lib.schema.records import RunManifest
 
@@ -82,6 +82,7 @@ def render_croissant(
         "description": f"{manifest.totals.kept:,} images drawn from {manifest.totals.prompts:,} "
         f"prompts by rudalle-flows with {names}. README.md says how, with figures, licences and "
         "limitations.",
+        "license": " ".join(licence_texts(models)),
         "datePublished": manifest.finished[:10],
         "inLanguage": list(languages) or ["ru"],
         "keywords": ["text-to-image", "synthetic", "ruDALL-E"],

@@ -7,7 +7,7 @@ there: https://huggingface.co/docs/hub/datasets-cards.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -115,7 +115,7 @@ def render_dataset_card(
             "overview": "".join(f"\n{paragraph}\n" for paragraph in paragraphs),
             "figures": render_figures(manifest),
             "histogram": render_histogram(manifest.scores),
-            "licences": render_licences(models),
+            "licences": "\n\n".join(licence_texts(models, markdown_text)),
             "rejects": render_rejects(totals.rejected),
             "lineage": render_lineage(manifest.lineage),
             "yields": _yields(manifest),
@@ -165,19 +165,24 @@ def render_histogram(scores: ScoreSummary | None) -> str:
     return f"Images by score; each row begins at the score on its left.\n\n```text\n{rows}\n```\n\n"
 
 
-def render_licences(models: Sequence[CardModel]) -> str:
-    """Render what the licences of the weights mean for the images."""
+def licence_texts(models: Sequence[CardModel], escaped: Callable[[str], str] = str) -> list[str]:
+    """What the licences of the weights mean for the images, a text per paragraph.
+
+    Args:
+        models: the models, in the order of their stages.
+        escaped: makes names safe for where the text goes.
+    """
     open_names = _names(model for model in models if not is_stated(model.licence))
     stated = sorted({model.licence for model in models if is_stated(model.licence)})
     parts = []
     if stated:
         parts.append(
-            f"The weights are under {', '.join(map(markdown_text, stated))}. These licences cover "
+            f"The weights are under {', '.join(map(escaped, stated))}. These licences cover "
             "the weights themselves, and set no terms for images that are drawn with them."
         )
     if open_names:
         parts.append(
-            f"For {', '.join(map(markdown_text, open_names))} only the licence of the code is "
+            f"For {', '.join(map(escaped, open_names))} only the licence of the code is "
             "stated, not that of the weights. What their authors allow for images is therefore "
             "open: ask them before you use these images commercially."
         )
@@ -185,7 +190,7 @@ def render_licences(models: Sequence[CardModel]) -> str:
         "No licence of weights grants rights to what an image may show, such as trademarks or the "
         "likeness of a person. Whoever publishes this dataset chooses the licence of the dataset."
     )
-    return "\n\n".join(parts)
+    return parts
 
 
 def _names(models: Iterable[CardModel]) -> list[str]:

@@ -58,6 +58,10 @@ def test_mlcroissant_loads_the_records(
     finish(config)
     dataset = mlcroissant.Dataset(f"{config.output}/croissant.json")
     assert not dataset.metadata.ctx.issues.errors
+    assert not any("license" in warning for warning in dataset.metadata.ctx.issues.warnings)
+    (licence,) = dataset.metadata.license
+    card = Path(config.output, "README.md").read_text("utf-8")
+    assert "Apache-2.0" in licence and all(f"{one}." in card for one in licence[:-1].split(". "))
     records = [plain(record) for record in dataset.records("images")]
     found = {record["images/image_id"]: record for record in records}
     expected = read_images(config.output)
