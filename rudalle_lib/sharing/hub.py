@@ -4,18 +4,23 @@ Data files are uploaded one after the other, without a commit (`preupload_lfs_fi
 them by their SHA-256, so a push that was interrupted sends none of them twice. One commit at the
 end makes all of them visible, with the pages, and deletes what is outdated. So nobody ever loads
 half of a dataset.
+
+Where `hf_xet` is installed, `huggingface_hub` sends data by the Xet protocol, also to servers that
+do not have it, such as mirrors. So the server is asked first, and gets LFS uploads if it has none.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
+from urllib.parse import quote
 
 from rudalle_lib.digests import DigestingStream
 from rudalle_lib.errors import RudalleError, StorageError, TransientError
@@ -68,6 +73,8 @@ class HubTarget:
         self._revision = revision or match["revision"] or "main"
         self._endpoint = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
         self._api: HfApi = HfApi(endpoint=self._endpoint, token=token, library_name="rudalle-flows")
+        self._headers = {"authorization": f"Bearer {token}"}
+        self._has_xet = False
         self._sent: list[CommitOperationAdd] = []
         self.name = f"hf://datasets/{self._repository}"
 
@@ -91,7 +98,7 @@ class HubTarget:
                 return frozenset()
 
     def prepare(self) -> None:
-        """Create the dataset and the revision if they do not exist."""
+        """Create the dataset and the revision if they do not exist; ask how to upload."""
         with self._translated("create"), _quiet():
             create: Any = self._api.create_repo
             create(self._repository, repo_type="dataset", private=not self._public, exist_ok=True)
@@ -99,16 +106,22 @@ class HubTarget:
                 self._api.create_branch(
                     self._repository, branch=self._revision, repo_type="dataset", exist_ok=True
                 )
+            self._has_xet = self._offers_xet()
 
     def send(self, file: SharedFile) -> int:
         """Upload a data file, unless the hub has its content."""
         from huggingface_hub import CommitOperationAdd
 
-        with tempfile.TemporaryDirectory(prefix="rudalle-flows-") as folder:
+        with ExitStack() as opened:
+            folder = opened.enter_context(tempfile.TemporaryDirectory(prefix="rudalle-flows-"))
             path = Path(folder) / "file"
             with open(path, "wb") as stream, DigestingStream(stream) as counting:
                 file.write(counting)
-            content = path.read_bytes() if counting.written <= IN_MEMORY else path
+            content: bytes | Path | BinaryIO = path
+            if counting.written <= IN_MEMORY:
+                content = self._source(path.read_bytes())
+            elif not self._has_xet:
+                content = opened.enter_context(path.open("rb"))
             with self._translated(f"upload {file.path} to"), _quiet():
                 addition = CommitOperationAdd(file.path, content)
                 addition.upload_info.sha256 = bytes.fromhex(counting.hexdigest())
@@ -124,7 +137,7 @@ class HubTarget:
 
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *self._sent,
-            *(CommitOperationAdd(path, content) for path, content in sorted(pages.items())),
+            *(CommitOperationAdd(path, self._source(pages[path])) for path in sorted(pages)),
             *(CommitOperationDelete(path) for path in outdated),
         ]
         with self._translated("commit to"), _quiet():
@@ -136,6 +149,22 @@ class HubTarget:
                 revision=self._revision,
             )
         return f"{self._endpoint}/datasets/{self._repository}"
+
+    def _source(self, content: bytes) -> bytes | BinaryIO:
+        """Content as it is uploaded: what is read from a stream is never sent by Xet."""
+        return content if self._has_xet else io.BytesIO(content)
+
+    def _offers_xet(self) -> bool:
+        """Whether the server takes uploads by Xet: it then gives tokens for them."""
+        from huggingface_hub import get_session
+
+        revision = quote(self._revision, safe="")
+        path = f"api/datasets/{self._repository}/xet-write-token/{revision}"
+        answer = get_session().get(f"{self._endpoint}/{path}", headers=self._headers)
+        if answer.status_code == 404:
+            return False
+        answer.raise_for_status()
+        return True
 
     def _check_visibility(self, private: bool) -> None:
         if not private and not self._public:

@@ -49,6 +49,7 @@ class HubServer(ThreadingHTTPServer):
         requests: method and path of each request.
         hold_after: objects after which the next upload waits in the middle, None for no limit.
         held: set while an upload waits.
+        offers_xet: whether it gives tokens for Xet, which it does not have.
         status: of every answer, if it is not 0.
     """
 
@@ -65,6 +66,7 @@ class HubServer(ThreadingHTTPServer):
         self.hold_after: int | None = None
         self.held = threading.Event()
         self.released = threading.Event()
+        self.offers_xet = False
         self.status = 0
 
     @property
@@ -103,6 +105,8 @@ class _Request(BaseHTTPRequestHandler):
                 if repository is not None:
                     number = f"{len(repository.commits):040x}"
                     self.answer({"id": f"{owner}/{name}", "sha": number})
+            case ["api", "datasets", owner, name, "xet-write-token", branch]:
+                self.answer({}, 200 if self.server.offers_xet else 404)
             case ["api", "datasets", owner, name, "tree", branch]:
                 repository = self.repository(owner, name)
                 if repository is not None and branch not in repository.branches:

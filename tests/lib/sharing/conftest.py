@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from huggingface_hub import constants
 
 from rudalle_lib.config.run import RunConfig
 from tests.support.finished_run import finished_below
@@ -20,9 +19,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """The hub that this process talks to; uploads go through LFS, whose protocol it speaks."""
+    """The hub that this process talks to; it has no Xet, so uploads go through LFS."""
     with hub_server() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         yield server

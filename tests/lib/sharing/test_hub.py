@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import CommitOperationAdd, constants
 
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.errors import StorageError, TransientError
@@ -87,11 +87,33 @@ def test_a_wrong_token_and_a_hub_that_is_away_are_named(
         to_hub(config)
 
 
+@pytest.mark.parametrize("offers_xet", [False, True])
+def test_xet_is_used_where_it_is_installed_and_the_server_has_it(
+    offers_xet: bool, config: RunConfig, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `hf_xet` itself does is not tested: it has no stand-in."""
+    pytest.importorskip("hf_xet")
+    by_xet: list[str] = []
+
+    def upload(additions: list[CommitOperationAdd], **_: object) -> None:
+        for one in additions:
+            with one.as_file() as stream:
+                hub.objects[one.upload_info.sha256.hex()] = stream.read()
+            by_xet.append(one.path_in_repo)
+
+    monkeypatch.setattr("huggingface_hub._commit_api._upload_xet_files", upload)
+    hub.offers_xet = offers_xet
+    to_hub(config)
+    large = [path for path in hub.files(NAME) if path.endswith((".parquet", ".png"))]
+    assert len(large) > 3 and bool(hub.uploads) != offers_xet
+    assert sorted(by_xet) == (sorted(large) if offers_xet else [])
+
+
 def test_a_killed_push_is_resumed_without_sending_a_file_twice(
     config: RunConfig, hub: HubServer
 ) -> None:
     hub.hold_after = 3
-    environment = {**os.environ, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     arguments = ["push", config.output, f"hf://datasets/{NAME}", "--rows-per-file", "2"]
     command = [sys.executable, "-m", "flows.cli", *arguments]
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=subprocess.PIPE)
