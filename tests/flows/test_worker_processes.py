@@ -22,7 +22,8 @@ from rudalle_lib.models.dalle import DalleConfig
 from rudalle_lib.prompts.known_prompts import CHOSEN_SIZE
 from rudalle_lib.schema.records import RunManifest
 from rudalle_lib.storage.storage import Storage
-from tasks.runtime.events import Event, Noticed, Step, listener
+from tasks.runtime.events import Event, Noticed, RoundFinished, Step, listener
+from tests.support.image_numbers import in_rounds
 from tests.support.pretended_cuda import MEMORY
 from tests.support.tiny_run import configure, contents
 
@@ -47,7 +48,7 @@ def russian(settings: dict[str, Any]) -> dict[str, object]:
     return {"uri": str(table), "shard_size": 1}
 
 
-def run(settings: dict[str, Any], output: Path, **changes: object) -> RunManifest:
+def run(settings: dict[str, Any], output: Path | str, **changes: object) -> RunManifest:
     from flows.generate_dataset import generate_dataset
 
     changes = {"prompts": russian(settings), **changes}
@@ -64,24 +65,31 @@ def one(
     return folder
 
 
-def test_two_devices_make_the_same_files_and_a_killed_process_costs_nothing(
-    two_devices: None,
-    settings: dict[str, object],
-    one: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def shards_of(monkeypatch: pytest.MonkeyPatch) -> dict[int, set[int]]:
+    """By process, the shards that it reports steps of."""
     from tasks.runtime.process_worker import ProcessWorker
 
-    shards_of: defaultdict[int, set[int]] = defaultdict(set)
+    found: defaultdict[int, set[int]] = defaultdict(set)
     receive = ProcessWorker._receive
 
     def watch(worker: ProcessWorker, report: Any) -> None:
         event = getattr(report, "event", None)
         if isinstance(event, Step) and worker.pid is not None:
-            shards_of[worker.pid].add(event.shard)
+            found[worker.pid].add(event.shard)
         receive(worker, report)
 
+    monkeypatch.setattr(ProcessWorker, "_receive", watch)
+    return found
+
+
+def test_two_devices_make_the_same_files_and_a_killed_process_costs_nothing(
+    two_devices: None,
+    settings: dict[str, object],
+    one: Path,
+    tmp_path: Path,
+    shards_of: dict[int, set[int]],
+) -> None:
     killed: list[int] = []
 
     def kill_once(event: Event) -> None:
@@ -90,7 +98,6 @@ def test_two_devices_make_the_same_files_and_a_killed_process_costs_nothing(
             killed.extend(pid for pid, shards in shards_of.items() if 2 in shards)
             os.kill(killed[0], signal.SIGKILL)
 
-    monkeypatch.setattr(ProcessWorker, "_receive", watch)
     events: list[Event] = []
 
     def listen(event: Event) -> None:
@@ -106,6 +113,60 @@ def test_two_devices_make_the_same_files_and_a_killed_process_costs_nothing(
     assert manifest.totals.shards == 6
     assert any(2 in shards for pid, shards in shards_of.items() if pid not in killed)
     assert any(isinstance(event, Noticed) and "has died" in event.message for event in events)
+
+
+@pytest.fixture(scope="module")
+def rounds(one: Path, settings: dict[str, object]) -> dict[str, Any]:
+    """Sections of a run in rounds."""
+    return in_rounds(str(one))
+
+
+@pytest.fixture(scope="module")
+def one_in_rounds(
+    one: Path,
+    rounds: dict[str, Any],
+    settings: dict[str, object],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, bytes]:
+    """The files of a run in rounds on one device."""
+    folder = tmp_path_factory.mktemp("one_in_rounds") / "out"
+    drawn = run(settings, folder, **rounds).totals
+    assert 2 * 6 < drawn.images < 5 * 6 and drawn.kept < drawn.images
+    return contents(folder, *PARTS)
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_rounds_on_two_devices_and_on_s3_go_on_where_a_killed_process_was(
+    place: str,
+    two_devices: None,
+    settings: dict[str, object],
+    rounds: dict[str, Any],
+    one_in_rounds: dict[str, bytes],
+    tmp_path: Path,
+    shards_of: dict[int, set[int]],
+    request: pytest.FixtureRequest,
+) -> None:
+    output = str(tmp_path / "out") if place == "local" else request.getfixturevalue("s3_url")
+    killed: list[int] = []
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        """Kill a process after the first round of a shard that needs another."""
+        events.append(event)
+        if isinstance(event, RoundFinished) and event.waiting and not killed:
+            killed.extend(pid for pid, shards in shards_of.items() if event.shard in shards)
+            os.kill(killed[0], signal.SIGKILL)
+
+    token = listener.set(listen)
+    try:
+        run(settings, output, **rounds)
+    finally:
+        listener.reset(token)
+    assert len(killed) == 1
+    assert any(isinstance(event, Noticed) and "has died" in event.message for event in events)
+    storage = Storage(output)
+    made = {path: storage.read_bytes(path) for part in PARTS for path in storage.list(part)}
+    assert made == one_in_rounds
 
 
 PRETEND = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rudalle_lib.config.run import RunConfig
+from rudalle_lib.dataset.manifests import read_shard_manifests
 from rudalle_lib.storage.storage import Storage
 from tests.support.finished_run import tiny_config
 from tests.support.tiny_run import contents
@@ -37,6 +39,17 @@ def numbered(folder: Path, output: str, **changes: dict[str, Any]) -> RunConfig:
     for name, change in changes.items():
         settings[name] |= change
     return RunConfig.model_validate(settings)
+
+
+def in_rounds(finished: str) -> dict[str, Any]:
+    """Sections of a run in rounds that accepts half of the images of a finished run."""
+    scores: list[float] = []
+    for manifest in read_shard_manifests(Storage(finished)):
+        scores += pq.read_table(manifest.stages["score"].uri).column("score").to_pylist()
+    return {
+        "generate": {"images": 1, "until_accepted": 2, "max_images": 5},
+        "score": {"min_score": statistics.median(scores), "keep_best": None},
+    }
 
 
 LAST_BITS = ("logprob", "ppl")
