@@ -205,12 +205,14 @@ function verticalNeighbour(step) {
 // --- decisions by hand, and the list of them
 
 const STORE = `rudalle-flows ${data.replay}`, GLYPHS = { keep: "\u2713", reject: "\u00d7" };
-const marks = new Map(readMarks());
+const stored = readMarks();
+const marks = new Map(stored.map(([id, decision]) => [id, decision]));
+const notes = new Map(stored.flatMap(([id, , note]) => (typeof note === "string" && note ? [[id, note]] : [])));
 
 function readMarks() {
   try {
-    const stored = JSON.parse(localStorage.getItem(STORE) ?? "[]");
-    return stored.filter(([, decision]) => Object.hasOwn(GLYPHS, decision));
+    const found = JSON.parse(localStorage.getItem(STORE) ?? "[]");
+    return found.filter(([, decision]) => Object.hasOwn(GLYPHS, decision));
   } catch { return []; } // no storage, or something else in it
 }
 
@@ -218,14 +220,26 @@ function mark(item, decision) {
   if (!item?.id) return;
   if (marks.get(item.id) === decision || decision === null) marks.delete(item.id);
   else marks.set(item.id, decision);
+  if (!marks.has(item.id)) notes.delete(item.id);
   saveMarks();
   for (const [index, tile] of tiles) if (shown[index] === item) showMark(tile.lastChild, item);
   if (opened) showDecision();
   if (comparing) compare(opened);
 }
 
+function annotate(item, text) {
+  if (!item?.id || !marks.has(item.id)) return;
+  if (text.trim()) notes.set(item.id, text.trim());
+  else notes.delete(item.id);
+  saveMarks();
+}
+
+function decided() { // rows of a table: id, decision, note
+  return [...marks].map(([id, decision]) => [id, decision, notes.get(id) ?? ""]);
+}
+
 function saveMarks() {
-  try { localStorage.setItem(STORE, JSON.stringify([...marks])); } catch { /* this page only */ }
+  try { localStorage.setItem(STORE, JSON.stringify(decided())); } catch { /* this page only */ }
   const count = (decision) => [...marks.values()].filter((one) => one === decision).length;
   byId("curation").hidden = marks.size === 0;
   byId("marked").textContent = `By hand: ${formatCount(count("keep"))} kept, ${formatCount(count("reject"))} rejected`;
@@ -250,9 +264,11 @@ function showMark(button, item) {
 
 const csvField = (text) => /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 
+const noFormula = (text) => (/^'*[=+\-@\t\r]/.test(text) ? `'${text}` : text); // as `csv_cell`
+
 function curationTable() { // what `rudalle-flows curate` reads
-  const lines = [...marks].map(([id, decision]) => [id, decision, ""]);
-  return [["image_id", "decision", "note"], ...lines.sort()].map((line) => line.map(csvField).join(",") + "\n").join("");
+  const lines = decided().map((line) => line.map(noFormula)).sort();
+  return [["image_id", "decision", "note"], ...lines].map((line) => line.map(csvField).join(",") + "\n").join("");
 }
 
 function download() {
@@ -297,6 +313,8 @@ function showDecision() {
   byId("decision").hidden = !opened.id;
   for (const decision of ["keep", "reject"])
     byId(decision).setAttribute("aria-pressed", String(marks.get(opened.id) === decision));
+  byId("note-part").hidden = !marks.has(opened.id);
+  byId("note").value = notes.get(opened.id) ?? "";
 }
 
 function compare(item) { // all candidates of a prompt, side by side
@@ -535,7 +553,7 @@ grid.addEventListener("click", (event) => {
   show(shown[current]);
 });
 viewer.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.ctrlKey || event.altKey || event.metaKey || event.target.matches("input")) return;
   if (event.key === "ArrowLeft") showNeighbour(-1);
   else if (event.key === "ArrowRight") showNeighbour(1);
   else if (event.key === "c" && comparing) show(opened);
@@ -552,9 +570,10 @@ byId("close").addEventListener("click", () => viewer.close());
 byId("copy").addEventListener("click", copy);
 byId("keep").addEventListener("click", () => mark(opened, "keep"));
 byId("reject").addEventListener("click", () => mark(opened, "reject"));
+byId("note").addEventListener("input", (event) => annotate(opened, event.target.value));
 byId("compare").addEventListener("click", () => (comparing ? show(opened) : compare(opened)));
 byId("download").addEventListener("click", download);
-byId("clear").addEventListener("click", () => { marks.clear(); saveMarks(); applyFilters(); });
+byId("clear").addEventListener("click", () => { marks.clear(); notes.clear(); saveMarks(); applyFilters(); });
 byId("controls").addEventListener("input", () => { applyFilters(); writeAddress(); });
 addEventListener("hashchange", () => { if (viewer.open) viewer.close(); readAddress(); });
 byId("more").addEventListener("click", () => {
