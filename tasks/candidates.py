@@ -21,6 +21,7 @@ from rudalle_lib.schema.arrow import from_table, to_table
 from rudalle_lib.schema.records import StageArtifact, TokensRecord, TranslationRecord, image_id
 from rudalle_lib.storage.storage import Storage
 from rudalle_lib.storage.urls import remember_urls
+from rudalle_lib.text.confidence import UNCERTAIN, find_all_uncertain
 from tasks.runtime.job import Job
 from tasks.runtime.models import decoder, device_slot, vqgan
 
@@ -40,6 +41,7 @@ class Candidates:
         translated: StageArtifact,
         fingerprint: str,
         run_seed: int,
+        min_confidence: float | None = None,
     ) -> None:
         """Read what is drawn already. The arguments are those of `generate`."""
         self._section, self._job, self._run_seed = section, job, run_seed
@@ -52,8 +54,14 @@ class Candidates:
         made = find_made(
             self._storage, STAGE, job.shard, fingerprint, TokensRecord, job.reuse, job.term
         )
+        uncertain = find_all_uncertain(translations, min_confidence)
         self._earlier = made.rows.keys()
-        self._rows, self._rejects = dict(made.rows), dict(made.rejects)
+        self._rows = {
+            name: row for name, row in made.rows.items() if row.prompt_id not in uncertain
+        }
+        self._rejects = {
+            name: why for name, why in made.rejects.items() if why.reason != UNCERTAIN
+        } | uncertain
         self._seconds, self._use, self._saved = made.seconds, made.use, made.saved
         remember_urls(job.signed)
 

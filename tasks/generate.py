@@ -24,18 +24,20 @@ def generate(
     fingerprint: str,
     run_seed: int,
     judges: Judges | None = None,
+    min_confidence: float | None = None,
 ) -> StageArtifact:
     """Draw the candidates of all translated prompts; one `TokensRecord` per candidate, in order.
 
-    A prompt that cannot be drawn (too long, or its canvas or image prompt does not fit) has no
-    candidates and becomes a reject, with its reason in the artifact's metadata. Candidates that an
-    earlier run has drawn are kept, unless their prompts were reopened. With `judges`, prompts get
-    more candidates in rounds until enough are accepted.
+    A prompt that cannot be drawn (too long, or its canvas or image prompt does not fit), or whose
+    translation is less certain than `min_confidence`, has no candidates and becomes a reject, with
+    its reason in the artifact's metadata. Candidates that an earlier run has drawn are kept, unless
+    their prompts were reopened. With `judges`, prompts get more candidates in rounds until enough
+    are accepted.
     """
     done = find_artifact(Storage(job.output), STAGE, job.shard, fingerprint, notice, job.term)
     if done is not None:
         return done
-    candidates = Candidates(section, job, translated, fingerprint, run_seed)
+    candidates = Candidates(section, job, translated, fingerprint, run_seed, min_confidence)
     if judges is not None:
         return candidates.write(draw_in_rounds(candidates, section, job, translated, judges))
     wanted = {prompt.prompt_id: images_of(prompt, section) for prompt in candidates.prompts}

@@ -29,7 +29,6 @@ def publish(
     fingerprint: str,
     config_digest: str,
     weights: dict[str, str] | None = None,
-    min_confidence: float | None = None,
     choice: Choice = NO_CHOICE,
 ) -> ShardManifest:
     """Write the images, metadata and rejects of a shard, and last its manifest.
@@ -43,7 +42,6 @@ def publish(
         fingerprint: of the published shard.
         config_digest: of the run that publishes it.
         weights: digests of the weights by stage.
-        min_confidence: of translations; images of less certain ones are not published.
         choice: what else decides which images are kept.
 
     Raises:
@@ -63,6 +61,5 @@ def publish(
         (lambda: None) if job.lease is None else partial(check, storage, job.lease),
         files_of_machine(),
         weights,
-        min_confidence,
         choice,
     )

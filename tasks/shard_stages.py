@@ -93,6 +93,7 @@ def start_stages(
         translated=started["translate"],
         run_seed=config.seed,
         judges=_judges(config, expected),
+        min_confidence=config.translate.min_confidence,
     )
     begin(decode, generated=started["generate"])
     begin(score, translated=started["translate"], decoded=started["decode"])
@@ -116,7 +117,6 @@ def start_stages(
         artifacts=dict(started),
         config_digest=config.digest(),
         weights=dict(weights),
-        min_confidence=config.translate.min_confidence,
         choice=choice,
     )
     return started

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,10 @@ from flows.exits import translate_exit
 if TYPE_CHECKING:
     from rudalle_lib.config.run import RunConfig
     from rudalle_lib.report.preview import Forecast
-    from rudalle_lib.schema.records import ShardManifest
+    from rudalle_lib.schema.records import ShardManifest, ShardSpec
+    from rudalle_lib.selection.across_shards import Selector
+    from rudalle_lib.selection.choices import Choice
+    from rudalle_lib.storage.storage import Storage
 
 
 def preview(
@@ -31,7 +35,8 @@ def preview(
     """Draw a few prompts and forecast the whole run.
 
     Writes a contact sheet of all candidates, and prints the expected yield, time, storage and cost
-    of the whole prompt table. The output of the run is not touched.
+    of the whole prompt table. The output of the run is not touched. The rules of `select` are
+    applied to the sample; a number of images per group or dataset is reduced to its share.
     """
     with translate_exit():
         draw_preview(load(config, prompts, None, overrides), count, to)
@@ -50,7 +55,7 @@ def draw_preview(config: RunConfig, count: int, to: Path) -> None:
     from flows.prefect_settings import set_up_prefect
     from rudalle_lib.checks.preflight import check_run
     from rudalle_lib.prompts.plan import plan_prompts
-    from rudalle_lib.report.preview import choose_prompts, draw_sheet, forecast
+    from rudalle_lib.report.preview import choose_prompts, draw_sheet, for_sample, forecast
     from rudalle_lib.storage.storage import Storage
 
     check_writable(to)
@@ -58,23 +63,46 @@ def draw_preview(config: RunConfig, count: int, to: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, console.status("Checking models and prompts"):
         weights = check_run(config, output=False)
         sample = choose_prompts(config.prompts, config.generate.images, count)
-        temporary = config.model_copy(update={"output": folder})
+        select = for_sample(config.select, sample)
+        temporary = config.model_copy(update={"output": folder, "select": select})
         storage = Storage(folder)
         shard = plan_prompts(storage, sample.chosen)
         set_up_prefect()  # needed because the stages are Prefect tasks, called as functions here
         from tasks.without_prefect import load_models, process_shard
 
         loading = load_models(config)
-        drawn = process_shard(temporary, weights, shard)
+        choice, selector = _decide(temporary, weights, storage, shard)
+        drawn = process_shard(temporary, weights, shard, choice=choice)
         if config.generate.until_accepted is not None:  # prompts get as many images as they need
             images = round(drawn.images * sample.prompts / drawn.prompts)
             sample = dataclasses.replace(sample, images=images)
-        sheet = draw_sheet(storage, shard.index, drawn.stages, config.score, config.name)
+        sheet = draw_sheet(storage, shard.index, drawn.stages, config, choice)
         stage_bytes = sum(storage.size(path) for path in storage.list("stages"))
         price = config.runtime.price_per_device_hour
         expected = forecast(sample, drawn, stage_bytes, _lanes(config), price)
     write_file(to, sheet)
-    _print(config, drawn, expected, sample.prompts, loading, to)
+    _print(config, drawn, expected, sample.prompts, loading, to, selector)
+
+
+def _decide(
+    config: RunConfig, weights: Mapping[str, str], storage: Storage, shard: ShardSpec
+) -> tuple[Choice, Selector]:
+    """Draw and score the sample if there are rules, and decide by them.
+
+    Returns:
+        What decides about the sample, and the selector that has read its scores, if there are
+        rules.
+    """
+    from rudalle_lib.selection.across_shards import Selector
+    from rudalle_lib.selection.choices import load_choices
+    from tasks.without_prefect import score_shard
+
+    choices = load_choices(config, storage, [shard])
+    selector = Selector(config, storage, choices)
+    if config.select.rules:
+        selector.read([score_shard(config, weights, shard)])
+        choices = selector.decide()
+    return choices.of(shard.index), selector
 
 
 def _lanes(config: RunConfig) -> int:
@@ -94,8 +122,10 @@ def _print(
     prompts: int,
     loading: float,
     to: Path,
+    selector: Selector,
 ) -> None:
-    from flows.cli.tables import print_pairs
+    from flows.cli.outlook import look_at_rules
+    from flows.cli.tables import describe_rules, print_pairs
     from rudalle_lib.humanize import counted, duration, reasons
 
     seconds = sum(artifact.seconds for artifact in drawn.stages.values())
@@ -120,4 +150,7 @@ def _print(
         ),
         ("contact sheet", str(to)),
     ]
+    selection = look_at_rules(selector)
+    if selection is not None:
+        rows[4:4] = describe_rules(selection, shards=1)
     print_pairs(f"{config.name}, preview", rows)

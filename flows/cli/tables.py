@@ -54,7 +54,7 @@ def print_outlook(config: RunConfig, outlook: Outlook) -> None:
     if plan.removed:
         rows.append(("removed prompts", f"{plan.removed:,}; their images are kept"))
     if outlook.selection is not None:
-        rows[1:1] = describe_rules(outlook.selection, plan)
+        rows[1:1] = describe_rules(outlook.selection, len(plan.shards))
     print_pairs(config.name, rows)
     SafeConsole().print("Nothing was written.", style="bright_black")
 
@@ -104,12 +104,17 @@ MAX_GROUPS = 20
 """Groups of a rule that are printed; `--json` has all."""
 
 
-def describe_rules(selection: RulesOutlook, plan: Plan) -> list[tuple[str, str]]:
-    """Return what each rule would keep, in all and by group, of the images that are scored."""
+def describe_rules(selection: RulesOutlook, shards: int) -> list[tuple[str, str]]:
+    """Return what each rule would keep, in all and by group, of the images that are scored.
+
+    Args:
+        selection: the rules, and what they keep.
+        shards: number of planned shards.
+    """
     rejected = reasons(selection.rejected)
     first = f"{counted(selection.images, 'image')} scored"
-    if selection.shards < len(plan.shards):
-        first += f" in {selection.shards:,} of {counted(len(plan.shards), 'shard')}"
+    if selection.shards < shards:
+        first += f" in {selection.shards:,} of {counted(shards, 'shard')}"
     rows = [("selection", f"{first}; {rejected or 'none'} rejected before the rules")]
     for number, rule in enumerate(selection.rules):
         rows.append((f"  rule {number}", f"{rule.rule}: {_kept(rule)}"))

@@ -97,11 +97,12 @@ class Page:
         """Return the selected candidate as a run would publish it, and its details as HTML."""
         chosen = candidates[event.index]
         image = to_pil(self._studio.enlarge(chosen))
-        verdict = f"rejected: {chosen.rejected}" if chosen.rejected else "published"
-        facts = [
-            ("score", f"{chosen.score:.3f}"),
+        facts = [("score", f"{chosen.score:.3f}")]
+        if chosen.second_score is not None:
+            facts.append(("second score", f"{chosen.second_score:.3f}"))
+        facts += [
             ("rank", f"{event.index + 1} of {len(candidates)}"),
-            ("in a run", verdict.replace("_", " ")),
+            ("in a run", _verdict(chosen, self._studio.undecided)),
             ("size", f"{image.width} × {image.height}"),
             ("image id", chosen.image_id),
         ]
@@ -251,6 +252,15 @@ def _tiles(candidates: Sequence[Trial]) -> list[tuple[Any, str]]:
 def _caption(candidate: Trial) -> str:
     score = f"{candidate.score:.3f}"
     return f"{score} · {candidate.rejected.replace('_', ' ')}" if candidate.rejected else score
+
+
+def _verdict(candidate: Trial, undecided: Sequence[str]) -> str:
+    """What a run would do with a candidate, and why."""
+    if candidate.rejected:
+        return f"rejected: {candidate.rejected.replace('_', ' ')} ({candidate.why})"
+    if undecided:
+        return f"published, unless a rule over all images rejects it: {'; '.join(undecided)}"
+    return "published"
 
 
 def _prompts(text: str) -> list[str]:

@@ -14,13 +14,21 @@ from torch import Tensor
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.errors import PromptError, SettingsError
 from rudalle_lib.images.rows import unpack_image
-from rudalle_lib.images.selection import contents_of, find_rejects, rank
+from rudalle_lib.images.selection import contents_of, rank
 from rudalle_lib.pipeline.in_memory import InMemoryPipeline
 from rudalle_lib.prompts.cells import MAX_TEXT
 from rudalle_lib.prompts.prompt_texts import normalise
 from rudalle_lib.prompts.rows import content_digest
-from rudalle_lib.schema.records import Overrides, PixelsRecord, Prompt, ScoreRecord
+from rudalle_lib.schema.records import (
+    Overrides,
+    PixelsRecord,
+    Prompt,
+    ScoreRecord,
+    TranslationRecord,
+)
+from rudalle_lib.selection.choices import Choice, choice_of_one
 from rudalle_lib.text.blocked_words import find_blocked_word
+from rudalle_lib.text.confidence import find_uncertain
 
 IMAGES_AT_ONCE = 4
 """Candidates that are drawn, ranked and shown together, so that something is visible soon."""
@@ -30,9 +38,22 @@ IMAGES_AT_ONCE = 4
 class ReadPrompt:
     """A prompt as a run would read it, and its text in the decoder's language."""
 
-    prompt_id: str
-    text: str
-    text_ru: str
+    translation: TranslationRecord
+
+    @property
+    def prompt_id(self) -> str:
+        """Its id in a run."""
+        return self.translation.prompt_id
+
+    @property
+    def text(self) -> str:
+        """The prompt as given."""
+        return self.translation.text
+
+    @property
+    def text_ru(self) -> str:
+        """The prompt in Russian."""
+        return self.translation.text_ru or ""
 
 
 @dataclass(frozen=True)
@@ -43,11 +64,15 @@ class Trial:
         row: the image, as decoded.
         score: cosine with its prompt.
         rejected: the reason code if a run would reject it, else empty.
+        why: the reason in words, with the rule and the numbers.
+        second_score: cosine by the second scorer; None without one.
     """
 
     row: PixelsRecord
     score: float
     rejected: str = ""
+    why: str = ""
+    second_score: float | None = None
 
     @property
     def image_id(self) -> str:
@@ -67,6 +92,11 @@ class Studio:
         """Use the models of a pipeline; those that are not loaded yet are loaded when needed."""
         self.config = pipeline.config
         self._pipeline = pipeline
+
+    @property
+    def undecided(self) -> tuple[str, ...]:
+        """The rules of `select` that compare images of all prompts, so nothing is known here."""
+        return tuple(str(rule) for rule in self.config.select.rules if rule.looks_across)
 
     @classmethod
     def load(cls, config: RunConfig) -> Self:
@@ -90,7 +120,8 @@ class Studio:
         """Read a prompt in any language that the translator knows, and translate it.
 
         Raises:
-            PromptError: no text, too long a text, no good translation, or a blocked word.
+            PromptError: no text, too long a text, no good translation, one that is too uncertain
+                for the configuration, or a blocked word.
         """
         plain = normalise(text)
         if not plain:
@@ -109,7 +140,13 @@ class Studio:
         blocked = find_blocked_word(self.config.publish.blocked_words, plain, translation.text_ru)
         if blocked is not None:
             raise PromptError(f"{blocked.detail}; try other words.")
-        return ReadPrompt(prompt.prompt_id, plain, translation.text_ru)
+        uncertain = find_uncertain(translation, self.config.translate.min_confidence)
+        if uncertain is not None:
+            raise PromptError(
+                f"The translation {translation.text_ru!r} is too uncertain: {uncertain.detail}; "
+                "try other words, or write in Russian."
+            )
+        return ReadPrompt(translation)
 
     def draw(self, prompt: ReadPrompt, images: int, seed: int) -> Iterator[list[Trial]]:
         """Draw candidates a few at a time; each time yields all so far, the best first."""
@@ -117,6 +154,7 @@ class Studio:
         contents: dict[str, str] = {}
         texts = {prompt.prompt_id: prompt.text_ru}
         overrides = Overrides(images=images, seed=seed)
+        choice = choice_of_one(self.config, prompt.prompt_id)
         planned = Prompt(prompt.prompt_id, prompt.text, overrides=overrides)
         for first in range(0, images, IMAGES_AT_ONCE):
             replicas = range(first, min(first + IMAGES_AT_ONCE, images))
@@ -124,9 +162,10 @@ class Studio:
             if rejects:
                 raise PromptError(f"{rejects[prompt.prompt_id].detail}; try a shorter prompt.")
             rows = [row for row in self._pipeline.decode(tokens) if row.image is not None]
-            drawn += zip(rows, self._pipeline.score(rows, texts), strict=True)
+            scores = self._pipeline.score(rows, [prompt.translation])
+            drawn += zip(rows, scores, strict=True)
             contents |= contents_of(tokens)
-            yield self._ranked(drawn, contents)
+            yield self._ranked(drawn, contents, choice)
 
     def enlarge(self, trial: Trial) -> Tensor:
         """An image as a run would publish it: uint8 [3, H, W], or [4, H, W] if it is cut out."""
@@ -134,14 +173,19 @@ class Studio:
         return unpack_image(row, keep_alpha=True)
 
     def _ranked(
-        self, drawn: Sequence[tuple[PixelsRecord, ScoreRecord]], contents: Mapping[str, str]
+        self,
+        drawn: Sequence[tuple[PixelsRecord, ScoreRecord]],
+        contents: Mapping[str, str],
+        choice: Choice,
     ) -> list[Trial]:
         """All images of a prompt, the best first, with the reasons why a run would reject some."""
         scores = [score for _, score in drawn]
-        rejects = find_rejects(scores, self.config.score, contents)
+        rejects = choice.find_rejects(scores, contents, self.config.score)
         places = rank([score.prompt_id for score in scores], [score.score for score in scores])
         ordered = sorted(zip(places, drawn, strict=True), key=lambda item: item[0])
-        return [
-            Trial(row, score.score, rejects[row.image_id].reason if row.image_id in rejects else "")
-            for _, (row, score) in ordered
-        ]
+        trials = []
+        for _, (row, score) in ordered:
+            why = rejects.get(row.image_id)
+            code, detail = ("", "") if why is None else (why.reason, why.detail)
+            trials.append(Trial(row, score.score, code, detail, score.second_score))
+        return trials

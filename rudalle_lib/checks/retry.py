@@ -26,6 +26,7 @@ from rudalle_lib.schema.records import (
     StageArtifact,
 )
 from rudalle_lib.storage.storage import Storage
+from rudalle_lib.text.confidence import UNCERTAIN
 
 TABLE_REASONS = ("empty_prompt", "bad_type", "bad_prompt_id", "duplicate")
 """Reasons that are decided again every time the prompt table is read."""
@@ -33,10 +34,10 @@ TABLE_REASONS = ("empty_prompt", "bad_type", "bad_prompt_id", "duplicate")
 UNSAFE = "unsafe"
 """The reason that only changed settings can change."""
 
-NOT_SELECTED = (*(one for one in SELECTION_REASONS if one != UNSAFE), "uncertain_translation")
+NOT_SELECTED = tuple(one for one in SELECTION_REASONS if one != UNSAFE)
 """Reasons of images that were drawn, scored and not selected: drawn again they are the same."""
 
-FINAL_REASONS = (*TABLE_REASONS, *NOT_SELECTED, UNSAFE)
+FINAL_REASONS = (*TABLE_REASONS, *NOT_SELECTED, UNSAFE, UNCERTAIN)
 """Reasons for which a retry changes nothing."""
 
 REDOES_PROMPTS = tuple(name for name, stage in STAGES.items() if stage.per != "kept image")
@@ -109,6 +110,11 @@ def check_reason(reason: str) -> None:
             f"Images rejected as {reason} were drawn and scored, and would be the same again: "
             "change score.min_score, score.keep_best or select.rules and run again; nothing is "
             "drawn again."
+        )
+    if reason == UNCERTAIN:
+        raise ConfigError(
+            f"Prompts rejected as {reason} would be rejected again: change "
+            "translate.min_confidence and run again; only their images are drawn."
         )
     if reason == UNSAFE:
         raise ConfigError(

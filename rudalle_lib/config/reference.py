@@ -74,7 +74,7 @@ RERUNS: Mapping[str, str] = {
     "score.maximum": "publish",
     "score.min_distance": "publish",
     "score.min_hash_distance": "publish",
-    "translate.min_confidence": "publish",
+    "translate.min_confidence": "generate",
 }
 """Keys whose first stage to run again is not that of their section."""
 

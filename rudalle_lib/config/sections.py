@@ -62,9 +62,9 @@ class TranslateConfig(Section):
     min_confidence: float | None = Field(
         default=None,
         le=0,
-        description="Do not publish images of prompts whose translation is less certain: mean "
-        "log-probability of its tokens in nats, at most 0, such as -0.5. They are rejected as "
-        "uncertain_translation. null publishes all.",
+        description="Do not draw prompts whose translation is less certain: mean log-probability "
+        "of its tokens in nats, at most 0, such as -0.5. They are rejected as "
+        "uncertain_translation. null draws all.",
     )
     cpus: Cpus = 1.0
     gpus: Gpus = None

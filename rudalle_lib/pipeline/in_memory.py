@@ -11,6 +11,7 @@ from rudalle_lib.config.run import RunConfig
 from rudalle_lib.generation.draw import draw_candidates, drawing_batch_size, image_prompt_encoder
 from rudalle_lib.images.cutout import cut_out_rows
 from rudalle_lib.images.decoding import decode_rows
+from rudalle_lib.images.measures import compare_translations
 from rudalle_lib.images.scoring import Scorer, score_rows
 from rudalle_lib.images.upscaling import upscale_rows
 from rudalle_lib.models.vqgan import VqGan
@@ -23,7 +24,11 @@ from rudalle_lib.schema.records import (
     TokensRecord,
     TranslationRecord,
 )
-from rudalle_lib.text.prompt_translation import needs_translator, translate_prompts
+from rudalle_lib.text.prompt_translation import (
+    needs_translator,
+    translate_prompts,
+    translated_pairs,
+)
 from rudalle_lib.text.translation import Translator
 from rudalle_lib.weights.loading import (
     LoadedDecoder,
@@ -37,6 +42,7 @@ from rudalle_lib.weights.loading import (
     load_upscaler,
     load_vqgan,
 )
+from rudalle_lib.weights.second_scorer import LoadedSecond, load_second_scorer, second_of
 
 
 class InMemoryPipeline:
@@ -96,6 +102,15 @@ class InMemoryPipeline:
         return Scorer(loaded.model, loaded.tokenizer, section.templates, section.batch_size)
 
     @cached_property
+    def second_scorer(self) -> LoadedSecond | None:
+        """The second scorer, if there is one."""
+        section = self.config.score
+        if section.second_model is None:
+            return None
+        dtype = self._dtype(section.dtype)
+        return load_second_scorer(section.second_model, self.config.weights, self.device, dtype)
+
+    @cached_property
     def upscaler(self) -> LoadedUpscaler | None:
         """The super-resolution network, if there is one."""
         section = self.config.upscale
@@ -112,7 +127,8 @@ class InMemoryPipeline:
 
     def load(self) -> None:
         """Load all models that the stages of the configuration run."""
-        _ = self.translator, self.decoder, self.vqgan, self.scorer, self.upscaler
+        _ = self.translator, self.decoder, self.vqgan, self.scorer, self.second_scorer
+        _ = self.upscaler
         if self.config.cutout.transparent:
             _ = self.segmenter
 
@@ -161,9 +177,20 @@ class InMemoryPipeline:
         """As `images.decoding.decode_rows`."""
         return decode_rows(self.vqgan.model, rows, self.config.decode.batch_size).rows()
 
-    def score(self, rows: Sequence[PixelsRecord], texts: Mapping[str, str]) -> list[ScoreRecord]:
-        """As `images.scoring.score_rows`."""
-        return score_rows(self.scorer, rows, texts, self.config.score)
+    def score(
+        self, rows: Sequence[PixelsRecord], translations: Sequence[TranslationRecord]
+    ) -> list[ScoreRecord]:
+        """As `images.scoring.score_rows`, with all that the configuration measures."""
+        section, loaded = self.config.score, self.second_scorer
+        pairs = translated_pairs(translations) if section.compare_translations else {}
+        return score_rows(
+            self.scorer,
+            rows,
+            {row.prompt_id: row.text_ru or "" for row in translations},
+            section,
+            second=None if loaded is None else second_of(loaded, section, translations),
+            similarities=compare_translations(self.scorer, pairs),
+        )
 
     def upscale(self, rows: Sequence[PixelsRecord]) -> list[PixelsRecord]:
         """As `images.upscaling.upscale_rows`; without an upscaler images stay as decoded."""

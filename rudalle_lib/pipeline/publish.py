@@ -49,7 +49,7 @@ from rudalle_lib.schema.records import (
 from rudalle_lib.selection.choices import NO_CHOICE, Choice
 from rudalle_lib.storage.storage import Storage
 from rudalle_lib.text.blocked_words import find_blocked_word
-from rudalle_lib.text.prompt_translation import find_uncertain
+from rudalle_lib.text.confidence import UNCERTAIN
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,6 @@ def publish_shard(
     check_lease: Callable[[], None] = lambda: None,
     files: Executor = AT_ONCE,
     weights: Mapping[str, str] | None = None,
-    min_confidence: float | None = None,
     choice: Choice = NO_CHOICE,
 ) -> ShardManifest:
     """Write the dataset of one shard, its manifest last.
@@ -104,13 +103,11 @@ def publish_shard(
             before the manifest, and before files of an earlier manifest are deleted.
         files: encodes the images.
         weights: digests of the weights by stage, which images name.
-        min_confidence: of translations (`translate.min_confidence`).
         choice: what else decides which images are kept.
     """
     started = time.perf_counter()
     shard = read_shard_results(storage, spec.index, artifacts)
-    words = section.blocked_words
-    kept, rejects = select_images(shard, selection, words, min_confidence, choice)
+    kept, rejects = select_images(shard, selection, section.blocked_words, choice)
     version = layout.version_of(fingerprint, term)
     before = named_files(storage, spec.index, term)
     check_lease()
@@ -176,7 +173,6 @@ def select_images(
     shard: Shard,
     selection: ScoreConfig,
     blocked_words: tuple[str, ...] = (),
-    min_confidence: float | None = None,
     choice: Choice = NO_CHOICE,
 ) -> tuple[list[TokensRecord], list[RejectRecord]]:
     """The images that are kept, in order, and a reject for every other image or prompt."""
@@ -185,7 +181,7 @@ def select_images(
     scores, contents = list(shard.scores.values()), contents_of(shard.tokens)
     not_selected = choice.find_rejects(scores, contents, selection)
     for row in shard.tokens:
-        rejected = _image_reject(shard, row, not_selected, blocked_words, min_confidence)
+        rejected = _image_reject(shard, row, not_selected, blocked_words)
         if rejected is None:
             kept.append(row)
         else:
@@ -212,7 +208,6 @@ def _image_reject(
     row: TokensRecord,
     not_selected: Mapping[str, Reject],
     blocked_words: tuple[str, ...],
-    min_confidence: float | None,
 ) -> RejectRecord | None:
     prompt = shard.translations[row.prompt_id]
     make = partial(
@@ -226,9 +221,6 @@ def _image_reject(
     unsafe = find_blocked_word(blocked_words, prompt.text, prompt.text_ru)
     if unsafe is not None:
         return make(*unsafe, stage="publish")
-    uncertain = find_uncertain(prompt, min_confidence)
-    if uncertain is not None:
-        return make(*uncertain, stage="translate")
     if row.image_id not in shard.scores:
         return make("decode_error", "the VQ-GAN returned NaN or infinite pixels", stage="decode")
     why = not_selected.get(row.image_id)
@@ -243,7 +235,8 @@ def _prompt_rejects(shard: Shard) -> Iterator[RejectRecord]:
             default = Reject("translation_failed", detail)
             yield make(*shard.rejects.get(row.prompt_id, default), stage="translate")
         elif row.prompt_id in shard.rejects:
-            yield make(*shard.rejects[row.prompt_id], stage="generate")
+            why = shard.rejects[row.prompt_id]
+            yield make(*why, stage="translate" if why.reason == UNCERTAIN else "generate")
 
 
 def _drawn(shard: Shard, row: TokensRecord, alike: Mapping[str, Alike]) -> Drawn:

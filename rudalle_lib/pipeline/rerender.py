@@ -30,7 +30,14 @@ from rudalle_lib.errors import ConfigError, SettingsError, ShardError, StorageEr
 from rudalle_lib.humanize import counted
 from rudalle_lib.pipeline.artifacts import USE, find_artifact, stage_path
 from rudalle_lib.pipeline.recorded_run import recorded_config, recorded_weights
-from rudalle_lib.pipeline.stages import IMAGE_ENCODER, ROUNDS, STAGES, fingerprints, weight_digests
+from rudalle_lib.pipeline.stages import (
+    CONFIDENCE,
+    IMAGE_ENCODER,
+    ROUNDS,
+    STAGES,
+    fingerprints,
+    weight_digests,
+)
 from rudalle_lib.prompts.plan import Plan, read_plan
 from rudalle_lib.schema.lineage import Lineage
 from rudalle_lib.schema.records import DeviceUse, RunManifest, ShardManifest, ShardSpec
@@ -90,7 +97,10 @@ def _check_elsewhere(source: Storage, target: Storage) -> None:
 
 def _changed_identity(before: RunConfig, config: RunConfig) -> list[str]:
     """The keys that the tokens depend on and that differ."""
-    own_names = {"seed": "seed", "dtype": "runtime.dtype", ROUNDS: "generate.until_accepted"}
+    own_names = {
+        "seed": "seed", "dtype": "runtime.dtype", ROUNDS: "generate.until_accepted",
+        CONFIDENCE: f"translate.{CONFIDENCE}",
+    }  # fmt: skip
     keys = []
     for stage in DRAWN_STAGES:
         was, now = (STAGES[stage].identity(one, {}, PROBE) for one in (before, config))

@@ -26,10 +26,17 @@ from rudalle_lib.pipeline.artifacts import (
     artifact_of,
     earlier_paths,
     find_artifact,
+    read_artifact,
     rejects_in,
     stage_path,
 )
-from rudalle_lib.pipeline.stages import STAGES, fingerprints, original, row_fingerprints
+from rudalle_lib.pipeline.stages import (
+    CONFIDENCE,
+    STAGES,
+    fingerprints,
+    original,
+    row_fingerprints,
+)
 from rudalle_lib.prompts.plan import read_shard
 from rudalle_lib.schema.arrow import from_table
 from rudalle_lib.schema.records import (
@@ -41,9 +48,11 @@ from rudalle_lib.schema.records import (
     ShardSpec,
     StageArtifact,
     TokensRecord,
+    TranslationRecord,
 )
 from rudalle_lib.selection.rounds import needed_images
 from rudalle_lib.storage.storage import Storage
+from rudalle_lib.text.confidence import UNCERTAIN, find_all_uncertain
 
 Record = TypeVar("Record")
 
@@ -94,6 +103,8 @@ def find_reuse(
     artifacts: Artifacts,
 ) -> Reuse:
     """What a shard's stages may keep of runs that differ only in how many images they draw.
+
+    That includes which prompts they draw, by the certainty of their translations.
 
     Args:
         storage: the output.
@@ -154,7 +165,9 @@ def _older(
     before = original(shard)
     for number in sorted(numbers):
         section = config.generate.model_copy(update={"images": number})
-        yield fingerprints(config.model_copy(update={"generate": section}), weights, before)
+        translate = config.translate.model_copy(update={CONFIDENCE: None})  # there was none then
+        sections = {"generate": section, "translate": translate}
+        yield fingerprints(config.model_copy(update=sections), weights, before)
 
 
 # --- reading them ------------------------------------------------------------------------------
@@ -279,7 +292,8 @@ def count_missing(
         return Missing(kept=done.rows)
     made = find_made(storage, "generate", shard, expected["generate"], TokensRecord, reuse)
     scored = find_made(storage, "score", shard, expected["score"], ScoreRecord, reuse)
-    prompts = read_shard(storage, shard)
+    uncertain = _uncertain(storage, config, shard, expected["translate"])
+    prompts = [one for one in read_shard(storage, shard) if one.prompt_id not in uncertain]
     needed = needed_images(
         prompts, config.generate, config.score, [*made.rows.values()], [*scored.rows.values()]
     )
@@ -287,9 +301,24 @@ def count_missing(
 
 
 def _drawable(prompts: Sequence[Prompt], made: Made[TokensRecord]) -> list[Prompt]:
-    """The prompts that are drawn: all, or those that earlier runs did not reject."""
+    """The prompts that are drawn: all, or those that earlier runs drew or may draw now."""
     drawn = {row.prompt_id for row in made.rows.values()}
+    drawn |= {name for name, why in made.rejects.items() if why.reason == UNCERTAIN}
     return [prompt for prompt in prompts if not drawn or prompt.prompt_id in drawn]
+
+
+def _uncertain(
+    storage: Storage, config: RunConfig, shard: ShardSpec, fingerprint: str
+) -> Collection[str]:
+    """The prompts that are not drawn because of their translations, if there are any yet."""
+    least = config.translate.min_confidence
+    if least is None:
+        return ()
+    artifact = find_artifact(storage, "translate", shard, fingerprint)
+    if artifact is None:
+        return ()
+    rows = from_table(read_artifact(storage, artifact), TranslationRecord)
+    return find_all_uncertain(rows, least)
 
 
 def _sum(

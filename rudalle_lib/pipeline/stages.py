@@ -38,7 +38,11 @@ ROUNDS = "rounds"
 """Part of the identity of "generate", if images are drawn in rounds: all that decides when a prompt
 has enough of them."""
 
-NUMBER_SETTINGS = ("images", ROUNDS)
+CONFIDENCE = "min_confidence"
+"""Setting of `TranslateConfig` that decides which prompts are drawn. It is part of the identity of
+"generate", as translations stay the same."""
+
+NUMBER_SETTINGS = ("images", ROUNDS, CONFIDENCE)
 """What of the identity of "generate" decides how many images of a prompt are drawn, and not which.
 """
 
@@ -106,6 +110,9 @@ def _drawing_identity(
 ) -> dict[str, Any]:
     drawing = {"seed": config.seed, "dtype": config.runtime.dtype}
     drawing |= _rounds_identity(config, weights, shard)
+    drawing |= config.translate.identity(
+        exclude=set(type(config.translate).model_fields) - {CONFIDENCE}
+    )
     if not shard.image_prompts:
         return drawing
     settings = config.generate.model_dump(include=set(IMAGE_PROMPT_SETTINGS))
@@ -143,18 +150,13 @@ def _limits(config: RunConfig) -> dict[str, Any]:
 
 
 def _selection_identity(config: RunConfig, *_: object) -> dict[str, Any]:
-    translated = config.translate.identity(
-        exclude=set(type(config.translate).model_fields) - {"min_confidence"}
-    )
     rules = config.select.identified()
     chosen = {"rules": rules} if rules else {}
-    return _limits(config) | translated | chosen
+    return _limits(config) | chosen
 
 
 _TABLE = (
-    Stage(
-        "translate", "prompt", model_kind="translator", version=2, not_identity=("min_confidence",)
-    ),
+    Stage("translate", "prompt", model_kind="translator", version=2, not_identity=(CONFIDENCE,)),
     Stage(
         "generate", "candidate", ("translate",), "decoder", version=2,
         not_identity=IMAGE_PROMPT_SETTINGS + ROUND_SETTINGS, number_settings=NUMBER_SETTINGS,

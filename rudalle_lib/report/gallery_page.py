@@ -57,7 +57,7 @@ REASON_LABELS = {
     ),
     "uncertain_translation": (
         "Uncertain translation",
-        "The translator was not sure of the prompt, so the image may show something else.",
+        "The translator was not sure of the prompt, so nothing was drawn.",
     ),
     "not_in_best_share": (
         "Not in the best share",

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rudalle_lib.config.sections import PromptsConfig, ScoreConfig
+from rudalle_lib.config.run import RunConfig
+from rudalle_lib.config.sections import PromptsConfig
+from rudalle_lib.config.selection import SelectConfig
 from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import PromptError
 from rudalle_lib.images.codecs import to_pil
@@ -24,6 +26,7 @@ from rudalle_lib.report.contact_sheet import Tile, draw_contact_sheet, encode_co
 from rudalle_lib.schema.arrow import from_table
 from rudalle_lib.schema.records import PixelsRecord, ShardManifest, StageArtifact
 from rudalle_lib.schema.tables import join_tables
+from rudalle_lib.selection.choices import NO_CHOICE, Choice
 from rudalle_lib.storage.errors import public_url
 from rudalle_lib.storage.storage import Storage
 
@@ -101,6 +104,18 @@ def choose_prompts(source: PromptsConfig, images: int, count: int) -> Sample:
     return Sample(chosen, len(seen), drawn)
 
 
+def for_sample(select: SelectConfig, sample: Sample) -> SelectConfig:
+    """The rules for a sample: the best N of all images are N times its share of the prompts."""
+    share = sample.chosen.num_rows / sample.prompts
+    rules = [
+        rule.model_copy(update={"keep_best": max(1, round(rule.keep_best * share))})
+        if rule.looks_across and rule.keep_best is not None
+        else rule
+        for rule in select.rules
+    ]
+    return select.model_copy(update={"rules": tuple(rules)})
+
+
 def forecast(
     sample: Sample, drawn: ShardManifest, stage_bytes: int, lanes: int, price: float | None
 ) -> Forecast:
@@ -134,15 +149,22 @@ def draw_sheet(
     storage: Storage,
     index: int,
     artifacts: Mapping[str, StageArtifact],
-    selection: ScoreConfig,
-    title: str,
+    config: RunConfig,
+    choice: Choice = NO_CHOICE,
 ) -> bytes:
     """Draw a contact sheet of all candidates of a shard, the best of each prompt first, as PNG.
 
     The note under each image has its score and, if it would be rejected, the reason.
+
+    Args:
+        storage: the output with the shard.
+        index: of the shard.
+        artifacts: of its stages.
+        config: title and limits.
+        choice: what decides beside the limits.
     """
     shard = read_shard_results(storage, index, artifacts)
-    kept, rejects = select_images(shard, selection)
+    kept, rejects = select_images(shard, config.score, config.publish.blocked_words, choice)
     reasons = {row.image_id: row.reason.replace("_", " ") for row in rejects}
     drawn = from_table(read_artifact(storage, artifacts["decode"]), PixelsRecord)
     images = {row.image_id: row for row in drawn} | dict(shard.images)
@@ -160,7 +182,7 @@ def draw_sheet(
         for row in rows[:MAX_SHEET_IMAGES]
     ]
     facts = [f"{len(kept)} of {len(shard.tokens)} candidates would be published", "preview"]
-    return encode_contact_sheet(draw_contact_sheet(tiles, title, facts))
+    return encode_contact_sheet(draw_contact_sheet(tiles, config.name, facts))
 
 
 def _note(score: float, reason: str | None) -> str:

@@ -133,18 +133,13 @@ class Selector:
 
     def _excluded(self, one: Scored) -> set[str]:
         """Prompts that are never published, so their images take no places."""
-        words, confidence = (
-            self._config.publish.blocked_words,
-            self._config.translate.min_confidence,
-        )
-        if not words and confidence is None:
+        words = self._config.publish.blocked_words
+        if not words:
             return set()
-        from rudalle_lib.text.prompt_translation import find_uncertain  # imports torch
-
         return {
             row.prompt_id
             for row in from_table(_table(self._storage, one.translated), TranslationRecord)
-            if find_blocked_word(words, row.text, row.text_ru) or find_uncertain(row, confidence)
+            if find_blocked_word(words, row.text, row.text_ru)
         }
 
 

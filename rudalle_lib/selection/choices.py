@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.config.sections import ScoreConfig
 from rudalle_lib.config.selection import Rule
@@ -196,6 +198,28 @@ def load_choices(config: RunConfig, storage: Storage, shards: Sequence[ShardSpec
         if limits or shard.index in by_hand:
             by_shard[shard.index] = Choice(by_hand.get(shard.index, {}), own_rules, limits)
     return Choices(by_shard, Choice(rules=own_rules), curation.digest)
+
+
+KEEPS_ALL = Rule(min_score=-1)
+"""A rule that rejects nothing, in place of another, so that the others keep their numbers."""
+
+
+def choice_of_one(config: RunConfig, prompt_id: str) -> Choice:
+    """What decides about a prompt that is in no table: the rules that look at its images alone.
+
+    It has no columns, so of a table of minimum scores the rows that match any value count.
+
+    Raises:
+        ConfigError: a table cannot be used.
+        StorageError: a table cannot be read.
+    """
+    rules = tuple(KEEPS_ALL if rule.looks_across else rule for rule in config.select.rules)
+    prompt = pa.table({"prompt_id": [prompt_id]})
+    limits = tuple(
+        {} if rule.min_scores is None else read_min_scores(rule.min_scores).limits(prompt)
+        for rule in rules
+    )
+    return Choice(rules=rules, limits=limits)
 
 
 def _limits(

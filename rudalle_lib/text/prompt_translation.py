@@ -68,18 +68,5 @@ def translated_pairs(rows: Iterable[TranslationRecord]) -> dict[str, tuple[str, 
     }
 
 
-def find_uncertain(row: TranslationRecord, min_confidence: float | None) -> Reject | None:
-    """Why a prompt's translation is too uncertain to publish images of it; None if it is not.
-
-    Translations without a confidence, those of earlier versions, are never rejected.
-    """
-    found = row.confidence
-    if min_confidence is None or found is None or found >= min_confidence:
-        return None
-    unknown = f"; the translator hardly knows: {row.unknown_words}" if row.unknown_words else ""
-    detail = f"confidence {found:.3f} is below min_confidence {min_confidence:.3f}{unknown}"
-    return Reject("uncertain_translation", detail)
-
-
 def _languages(prompts: Sequence[Prompt], setting: str, source: str) -> list[str]:
     return [language_of(prompt.lang, prompt.text, setting, source) for prompt in prompts]

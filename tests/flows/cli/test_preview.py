@@ -47,6 +47,21 @@ def test_it_prints_yield_time_storage_and_cost_and_writes_only_the_sheet(
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "sheet.png"}
 
 
+def test_rules_are_applied_to_the_sample(config: RunConfig, tmp_path: Path) -> None:
+    rules = [{"keep_best": 2}, {"keep_best": 5, "per": "dataset"}]
+    changed = configure(config.model_dump(), tmp_path / "out", score={"keep_best": None})
+    data = changed.model_dump(mode="json") | {"select": {"rules": rules}}
+    file, sheet = tmp_path / "tiny.yaml", tmp_path / "sheet.png"
+    file.write_text(yaml.safe_dump(data))
+    done = CliRunner().invoke(app, ["preview", str(file), "-n", "3", "--to", str(sheet)])
+    assert done.exit_code == 0, done.stderr
+    rows = {line[:16].strip(): line[16:].strip() for line in done.stdout.splitlines()}
+    assert rows["yield"].startswith("3 of "), "3 of 5 prompts have 3 of 5 places"
+    assert "over_budget" in rows["rejected"] and "not_in_best_k" in rows["rejected"]
+    assert rows["rule 0"].startswith("keep_best 2 per prompt: ")
+    assert rows["rule 1"].startswith("keep_best 3 per dataset: 3 of ")
+
+
 def test_its_images_are_identical_to_those_of_the_run(config: RunConfig, tmp_path: Path) -> None:
     from tasks.without_prefect import process_shard
 

@@ -10,6 +10,7 @@ import torch
 from rudalle_lib.api.studio import IMAGES_AT_ONCE, Studio
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.config.sections import ScoreConfig
+from rudalle_lib.config.selection import SelectConfig
 from rudalle_lib.errors import PromptError, SettingsError
 from rudalle_lib.images.codecs import decode_image
 from rudalle_lib.images.rows import unpack_image
@@ -89,6 +90,30 @@ def test_what_a_run_rejects_as_unsafe_is_marked(studio: Studio) -> None:
         strict.read("три круга")
     (found,) = strict.draw(strict.read(PROMPT), 2, seed=5)
     assert [one.rejected for one in found] == ["unsafe", "unsafe"]
+
+
+def test_rules_say_what_a_run_would_keep_and_why(config: RunConfig, tmp_path: Path) -> None:
+    table = tmp_path / "least.csv"
+    table.write_text("theme,min_score\nstill life,0.99\n,-0.99\n", encoding="utf-8")
+    rules = [{"min_scores": str(table)}, {"keep_share": 0.5, "per": "dataset"}, {"keep_best": 2}]
+    select = SelectConfig.model_validate({"rules": rules})
+    studio = Studio(InMemoryPipeline(config.model_copy(update={"select": select})))
+    *_, found = studio.draw(studio.read(PROMPT), 4, seed=5)
+    assert [one.rejected for one in found] == ["", "", "not_in_best_k", "not_in_best_k"]
+    assert found[2].why.startswith("select.rules.2, keep_best 2 per prompt: place 3 of 4")
+    assert studio.undecided == ("keep_share 0.5 per dataset",)
+    table.write_text("theme,min_score\n,0.99\n", encoding="utf-8")
+    *_, found = studio.draw(studio.read(PROMPT), 2, seed=5)
+    assert {one.rejected for one in found} == {"below_threshold"}
+    assert "is below min_score 0.990 of all prompts" in found[0].why
+
+
+def test_the_second_scorer_rejects_as_in_a_run(config: RunConfig) -> None:
+    score = ScoreConfig(second_model="demo-ruclip", minimum={"second": 0.999})
+    studio = Studio(InMemoryPipeline(config.model_copy(update={"score": score})))
+    ((found,),) = studio.draw(studio.read(PROMPT), 1, seed=5)
+    assert found.second_score == pytest.approx(found.score, abs=1e-5)
+    assert found.rejected == "outside_limits" and found.why.startswith("second ")
 
 
 def test_an_image_is_enlarged_and_cut_out_like_a_published_one(config: RunConfig) -> None:

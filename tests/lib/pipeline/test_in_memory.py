@@ -31,6 +31,11 @@ from tests.support.finished_run import tiny_config
 
 TABLE = "prompt,images,seed\nчёрный квадрат,3,\nкрасный круг,,7\na red circle,,\n"
 
+SCORE = {
+    "probes": {"aesthetic": "preset"}, "embeddings": True, "compare_translations": True,
+    "second_model": "demo-ruclip",
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
@@ -39,7 +44,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     base = tiny_config(folder, str(folder / "out"), TABLE).model_dump()
     prompts = {**base["prompts"], "shard_size": 3}
     return RunConfig.model_validate(
-        {**base, "prompts": prompts, "score": {}, "cutout": {"transparent": True}}
+        {**base, "prompts": prompts, "score": SCORE, "cutout": {"transparent": True}}
     )
 
 
@@ -65,9 +70,12 @@ def test_the_rows_are_those_of_a_run(config: RunConfig) -> None:
     images = pipeline.decode(tokens)
     assert images == from_table(table("decode"), PixelsRecord)
     scores = from_table(table("score"), ScoreRecord)
-    for row, expected in zip(pipeline.score(images, texts), scores, strict=True):
+    for row, expected in zip(pipeline.score(images, translations), scores, strict=True):
         assert (row.image_id, row.rank) == (expected.image_id, expected.rank)
         assert row.score == pytest.approx(expected.score, abs=1e-6)
+        assert row.measures == pytest.approx(expected.measures, abs=1e-5)
+        assert row.second_score == pytest.approx(expected.second_score, abs=1e-6)
+        assert row.second_score is not None and row.embedding == expected.embedding
     large = pipeline.upscale(images)
     assert large == from_table(table("upscale"), PixelsRecord)
     assert pipeline.cut_out(large) == from_table(table("cutout"), CutoutRecord)
@@ -97,7 +105,7 @@ def test_models_are_loaded_when_a_stage_first_needs_them(
     with pytest.raises(WeightsError, match="^vqgan$"):
         pipeline.decode([])
     with pytest.raises(WeightsError, match="^scorer$"):
-        pipeline.score([], {})
+        pipeline.score([], [])
     with pytest.raises(WeightsError, match="^upscaler$"):
         pipeline.upscale([])
     assert pipeline.cut_out([]) == [], "colour alone needs no segmenter"
@@ -111,7 +119,8 @@ def test_load_loads_all_models_once(config: RunConfig) -> None:
     pipeline = InMemoryPipeline(config)
     pipeline.load()
     loaded = {name for name in vars(pipeline) if not name.startswith("_")}
-    stages = {"translator", "decoder", "vqgan", "scorer", "upscaler", "segmenter"}
+    stages = {"translator", "decoder", "vqgan", "scorer", "second_scorer", "upscaler"}
+    stages |= {"segmenter"}
     assert loaded == {"config", "devices", *stages}
     assert pipeline.decoder is pipeline.decoder
 

@@ -70,6 +70,7 @@ def changed(
         ({"seed": 8}, ALL - {"translate"}),
         ({"runtime": {"dtype": "bfloat16"}}, ALL - {"translate"}),
         ({"translate": {"model": "opus-mt-en-ru"}}, ALL),
+        ({"translate": {"min_confidence": -0.5}}, ALL - {"translate"}),
         # Settings that change only the speed, the device, or the report:
         ({"generate": {"batch_size": 1}, "decode": {"batch_size": 1}}, set()),
         ({"runtime": {"threads": 1, "shards_in_flight": 1, "devices": "cpu"}}, set()),

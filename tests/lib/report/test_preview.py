@@ -12,9 +12,10 @@ from PIL import Image
 
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.config.sections import PromptsConfig
+from rudalle_lib.config.selection import SelectConfig
 from rudalle_lib.errors import PromptError
 from rudalle_lib.report.contact_sheet import COLUMN, GUTTER, MARGIN
-from rudalle_lib.report.preview import Sample, choose_prompts, draw_sheet, forecast
+from rudalle_lib.report.preview import Sample, choose_prompts, draw_sheet, for_sample, forecast
 from rudalle_lib.schema.records import DataFile, ShardManifest, StageArtifact
 from rudalle_lib.storage.storage import Storage
 from tests.support.hand_made import plan_by_hand, stages_by_hand
@@ -74,12 +75,25 @@ def test_the_forecast_extrapolates_from_the_sample() -> None:
     assert forecast(sample, drawn, 0, 1, None).cost is None
 
 
+def test_rules_over_all_images_are_made_smaller_for_a_sample() -> None:
+    rules = [
+        {"keep_best": 100, "per": "dataset"}, {"keep_best": 3, "per": "style"},
+        {"keep_share": 0.5, "per": "style"}, {"keep_best": 2},
+    ]  # fmt: skip
+    select = SelectConfig.model_validate({"rules": rules})
+    sample = Sample(pa.table({"prompt_id": ["a", "b"]}), prompts=10, images=80)
+    assert [str(rule) for rule in for_sample(select, sample).rules] == [
+        "keep_best 20 per dataset", "keep_best 1 per style", "keep_share 0.5 per style",
+        "keep_best 2 per prompt",
+    ]  # fmt: skip
+
+
 def test_the_sheet_shows_every_decoded_candidate_of_the_sample(tmp_path: Path) -> None:
     config = RunConfig.model_validate({"output": str(tmp_path / "out"), "score": {"keep_best": 1}})
     storage = Storage(config.output)
     shard = plan_by_hand(config, tmp_path)
     artifacts = stages_by_hand(storage, shard)
-    content = draw_sheet(storage, shard.index, artifacts, config.score, "preview")
+    content = draw_sheet(storage, shard.index, artifacts, config)
     sheet = np.asarray(Image.open(io.BytesIO(content)))
     assert sheet.shape[1] == 2 * MARGIN + 4 * COLUMN + 3 * GUTTER
     for grey in (0, 40, 80):  # two prompts with three decoded candidates each

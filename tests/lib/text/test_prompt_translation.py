@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from rudalle_lib import registry
 from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.schema.records import Prompt, TranslationRecord
+from rudalle_lib.text.confidence import find_uncertain
 from rudalle_lib.text.prompt_translation import (
-    find_uncertain,
     needs_translator,
     translate_prompts,
     translated_pairs,
