@@ -109,6 +109,7 @@ bench: $(BENCH) $(PEERS) ## measure this machine, alone: the engine against its 
 	@$(BIN)/python -m tests.benchmarks.planning
 	@$(BIN)/python -m tests.benchmarks.demo_stack
 	@$(BIN)/python -m tests.benchmarks.adaptive
+	@$(BIN)/python -m tests.benchmarks.worth_training
 	@$(BIN)/python -m tests.benchmarks.running
 	@$(BIN)/python -m tests.benchmarks.writing
 	@$(BIN)/python -m tests.benchmarks.duplicates

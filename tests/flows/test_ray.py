@@ -16,9 +16,8 @@ from prefect import task
 
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.schema.records import ShardSpec
-from tasks.runtime.events import Event, Noticed, RoundFinished, Step, listener
+from tasks.runtime.events import Event, Noticed, Step, listener
 from tasks.runtime.job import Job
-from tests.support.image_numbers import in_rounds
 from tests.support.tiny_run import configure, contents
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("prefect_server", "ray_environment")]
@@ -147,41 +146,6 @@ def test_the_shard_of_a_killed_worker_is_done_elsewhere_with_the_same_bytes(
     assert len(killed) == 1 and places[2] - set(killed), "shard 2 went to another worker"
     notices = [event.message for event in events if isinstance(event, Noticed)]
     assert any(killed[0] in message and "has died" in message for message in notices)
-
-
-def test_rounds_on_two_workers_make_the_files_of_a_local_run(
-    settings: dict[str, object],
-    places: dict[int, set[str]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    """A worker is killed between two rounds of a shard, which another one finishes."""
-    from flows.generate_dataset import generate_dataset
-
-    folder = tmp_path_factory.mktemp("rounds")
-    prompts = many_prompts(folder)
-    generate_dataset(configure(settings, folder / "fixed", prompts=prompts))
-    rounds = in_rounds(str(folder / "fixed"))
-    local = generate_dataset(configure(settings, folder / "local", prompts=prompts, **rounds))
-    events: list[Event] = []
-    killed: list[str] = []
-
-    def listen(event: Event) -> None:
-        events.append(event)
-        if isinstance(event, RoundFinished) and event.waiting and not killed:
-            killed.extend(places[event.shard])
-            os.kill(int(killed[0].rpartition("(")[2].rstrip(")")), signal.SIGKILL)
-
-    on_ray = {"runner": "ray", "ray_cpus": 2, "shards_in_flight": 4}
-    config = configure(settings, folder / "ray", prompts=prompts, runtime=on_ray, **rounds)
-    token = listener.set(listen)
-    try:
-        manifest = generate_dataset(config)
-    finally:
-        listener.reset(token)
-    assert contents(folder / "ray", *PARTS) == contents(folder / "local", *PARTS)
-    assert manifest.totals.images == local.totals.images < 5 * 24
-    assert len(killed) == 1
-    assert any(isinstance(event, Noticed) and "has died" in event.message for event in events)
 
 
 def test_each_worker_sees_one_gpu(settings: dict[str, object], tmp_path: Path) -> None:
