@@ -8,6 +8,7 @@ the last shard and the new ones are encoded.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -59,8 +60,11 @@ STAGE = "encode"
 VERSION = 1
 """Raised when new code encodes otherwise."""
 
-READERS = 4
-"""Images that are read and decoded at once; each may need 16 bytes per pixel."""
+READERS = 16
+"""Images that are read at once: web servers and object storage take long to answer."""
+
+DECODERS = threading.BoundedSemaphore(4)
+"""Those of them that are decoded at once; each may need 16 bytes per pixel."""
 
 OUTAGE = 10
 """The fewest images of a shard whose servers do not answer for which the network is to blame."""
@@ -324,7 +328,9 @@ def _prepare(row: FoundRow, encoder: Encoder, config: FineTuneConfig) -> _Ready:
         ids = encoder.ids_of(caption, config.encoding.long_captions)
     try:
         content = row.image() if callable(row.image) else row.image
-        image = decode_image(content, max_pixels=MAX_PIXELS, name="it")
+        with DECODERS:
+            image = decode_image(content, max_pixels=MAX_PIXELS, name="it")
+            fitted = encoder.image_of(image, config.encoding.fit == "exact")
     except TransientError as error:
         if not row.on_web:
             raise
@@ -333,7 +339,7 @@ def _prepare(row: FoundRow, encoder: Encoder, config: FineTuneConfig) -> _Ready:
         raise RejectedError("unreadable_image", str(error)) from None
     except ImageError as error:
         raise RejectedError("bad_image", str(error)) from None
-    return _Ready(row.key, caption, ids, encoder.image_of(image, config.encoding.fit == "exact"))
+    return _Ready(row.key, caption, ids, fitted)
 
 
 def _caption(row: FoundRow) -> str:
