@@ -44,7 +44,7 @@ MEANINGS: Mapping[DataReason, str] = MappingProxyType({
     "bad_row": "the row of a table cannot be read",
     "damaged_file": "a file of several is damaged; its rows are missing from there on",
 })  # fmt: skip
-"""Each reason in words, for people; the table in docs/training.md is the same."""
+"""Each reason in words, for people; the table in docs/training-data.md is the same."""
 
 DATA_REASONS: tuple[DataReason, ...] = get_args(DataReason)
 """All reasons."""
