@@ -164,7 +164,7 @@ $(DEV): $(BASE)
 	@touch $@
 
 $(TRAIN): $(BASE)
-	@$(INSTALL) --no-build-isolation -e '.[train]'
+	@$(INSTALL) --no-build-isolation -e '.[train-demo]'
 	@touch $@
 
 $(DOCS): $(BASE)

@@ -78,3 +78,7 @@ class OutOfMemoryError(RudalleError):
 
 class ImageError(RudalleError):
     """Bytes are not an image in a supported format, or the image is larger than allowed."""
+
+
+class TrainingError(RudalleError):
+    """A training cannot go on: its loss is not finite, or one of its processes has died."""

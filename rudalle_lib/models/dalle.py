@@ -27,6 +27,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from rudalle_lib.models.layers.compiled_linear import CompiledLinear
 from rudalle_lib.models.layers.fused_layer_norm import FusedLayerNorm
@@ -191,9 +192,13 @@ class DalleTransformer(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(DalleLayer(config) for _ in range(config.num_layers))
         self.final_layernorm = nn.LayerNorm(config.hidden_size)
+        self.gradient_checkpointing = False
 
     def forward(self, hidden: Tensor, attend: Callable[[int], Attend]) -> Tensor:
         """Run all layers, moving the hidden states along if they are on several devices.
+
+        With `gradient_checkpointing` a layer keeps only its input for the backward pass, which
+        computes the layer again.
 
         Args:
             hidden: [..., C].
@@ -203,7 +208,11 @@ class DalleTransformer(nn.Module):
             [..., C], on the device of the final norm.
         """
         for index, layer in enumerate(self.layers):
-            hidden = layer(hidden.to(_device_of(layer)), attend(index))
+            inputs = hidden.to(_device_of(layer)), attend(index)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(layer, *inputs, use_reentrant=False)
+            else:
+                hidden = layer(*inputs)
         return self.final_layernorm(hidden.to(_device_of(self.final_layernorm)))
 
 

@@ -15,14 +15,14 @@ all of Malevich needs 16 bytes per parameter, 21 GB. Frozen parts need 4 bytes p
 from __future__ import annotations
 
 import argparse
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from rudalle_lib.config.fine_tune import TrainingConfig
 from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.errors import ImageError, PromptError, StorageError
 from rudalle_lib.generation.image_prompts import fit, read_image
@@ -33,11 +33,10 @@ from rudalle_lib.registry import ModelEntry
 from rudalle_lib.runtime.devices import resolve_devices
 from rudalle_lib.storage.reading import ROWS
 from rudalle_lib.text.tokenizer import Tokenizer
-from rudalle_lib.training.run import TrainingRun, cosine, descend, set_learning_rate
+from rudalle_lib.training.decoder import PARTS, DecoderTask, TensorExamples
+from rudalle_lib.training.figures import printer
+from rudalle_lib.training.trainer import train
 from rudalle_lib.weights.loading import load_decoder, load_vqgan
-
-PARTS = {"attention": ".attention.", "mlp": ".mlp.", "embeddings": "_embeddings."}
-"""Parts that can be frozen, and a substring of the names of their parameters."""
 
 IMAGE_COLUMNS = ("image", "picture")
 """Names of the column with the path or URL of each image, the preferred name first."""
@@ -113,54 +112,6 @@ def encode_prompt_image(vqgan: VqGan, uri: str, config: DalleConfig) -> Tensor:
     return vqgan.encode(image / 127.5 - 1).flatten().cpu()
 
 
-def batches(pairs: Pairs, size: int, seed: int, first: int, last: int) -> Iterator[Pairs]:
-    """Yield the batches of steps `first` to `last` (excluded). The step determines the rows."""
-    count = len(pairs["text"])
-    for step in range(first, last):
-        rows = random.Random(f"{seed}/{step}").sample(range(count), min(size, count))
-        yield {name: values[rows] for name, values in pairs.items()}
-
-
-def train(
-    model: Dalle, pairs: Pairs, work: Path, frozen: Sequence[str], steps: int, batch: int,
-    rate: float, seed: int,
-) -> TrainingRun:  # fmt: skip
-    """Train a decoder in place, or resume.
-
-    Args:
-        model: the decoder.
-        pairs: what it learns.
-        work: folder for log and checkpoint.
-        frozen: parts that do not learn, names in `PARTS`.
-        steps: number of steps.
-        batch: rows per batch.
-        rate: peak learning rate.
-        seed: seed of the batches.
-    """
-    learnt = thaw(model, frozen)
-    device = learnt[0].device
-    optimizer = torch.optim.AdamW(learnt, lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
-    run = TrainingRun(work, model=model, optimizer=optimizer)
-    first = run.resume()
-    for step, rows in enumerate(batches(pairs, batch, seed, first, steps), first):
-        set_learning_rate(optimizer, rate * cosine(step, steps, min(WARMUP, steps // 4 or 1)))
-        with torch.autocast(device.type, torch.bfloat16):
-            loss = model.loss(rows["text"].to(device), rows["image"].to(device))
-        descend(loss.total, learnt, optimizer)
-        if step % 10 == 0:
-            run.log(step=step, text=loss.text.item(), image=loss.image.item())
-        run.save(step + 1, last=step + 1 == steps)
-    return run
-
-
-def thaw(model: Dalle, frozen: Sequence[str]) -> list[nn.Parameter]:
-    """Freeze some `PARTS` of a network; return the parameters that learn."""
-    model.train()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not any(PARTS[part] in name for part in frozen))
-    return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
 def write_weights(model: Dalle, entry: ModelEntry, folder: Path) -> Path:
     """Write float16 weights to their usual place in a folder of weights; return the path."""
     repository = entry.repository_of("weights") or entry.name
@@ -205,9 +156,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{len(pairs['text']):,} images to learn from")
         options.work.mkdir(parents=True, exist_ok=True)
         save_file(pairs, pairs_file)
-    settings = (options.frozen, options.steps, options.batch, options.rate, options.seed)
-    run = train(loaded.model, load_file(pairs_file), options.work, *settings)
-    run.log(exported=str(write_weights(loaded.model, loaded.entry, options.out)))
+    training = TrainingConfig(
+        frozen=options.frozen,
+        steps=options.steps,
+        batch_size=options.batch,
+        learning_rate=options.rate,
+        warmup_steps=min(WARMUP, options.steps // 4 or 1),
+    )
+    examples = TensorExamples(load_file(pairs_file))
+    task = DecoderTask(loaded.model, examples, training, seed=options.seed)
+    train(
+        task, training, work=options.work, seed=options.seed, device=device.type,
+        on_figures=printer(every=10),
+    )  # fmt: skip
+    print(f"written: {write_weights(loaded.model, loaded.entry, options.out)}")
 
 
 if __name__ == "__main__":

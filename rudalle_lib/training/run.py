@@ -81,7 +81,7 @@ class TrainingRun:
 
 
 class WeightAverage:
-    """Exponential moving average of a network's parameters.
+    """Exponential moving average of the parameters of a network that learn.
 
     Args:
         model: the network.
@@ -90,14 +90,26 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {name: p.detach().clone() for name, p in model.named_parameters()}
+        self.values = {name: p.detach().clone() for name, p in self._learnt(model).items()}
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Move the average towards the parameters. Early steps average over fewer steps."""
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         values = list(self.values.values())
-        torch._foreach_lerp_(values, [p.detach() for _, p in model.named_parameters()], weight)
+        torch._foreach_lerp_(values, [p.detach() for p in self._learnt(model).values()], weight)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the averages and the parameters."""
+        for name, parameter in self._learnt(model).items():
+            parameters = parameter.detach().clone()
+            parameter.copy_(self.values[name])
+            self.values[name].copy_(parameters)
+
+    @staticmethod
+    def _learnt(model: nn.Module) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
     def averaged(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the model's state dict with averaged parameters."""
