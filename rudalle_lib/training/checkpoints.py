@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from rudalle_lib.errors import WeightsError
+from rudalle_lib.errors import TrainingError, WeightsError
 
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 """The newest checkpoint of a work folder, and the one before it."""
@@ -98,6 +98,17 @@ def learnt_tensors(model: nn.Module) -> dict[str, Tensor]:
         if names[id(tensor)] == name
         and (tensor.requires_grad or not isinstance(tensor, nn.Parameter))
     }
+
+
+def read_learnt(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of `trainer.Trained.weights`, on the CPU, for `load_learnt`.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+    """
+    if (tensors := read_file(path)) is None:
+        raise TrainingError(f"{path} is missing or damaged; train again with the same work folder")
+    return tensors
 
 
 @torch.no_grad()

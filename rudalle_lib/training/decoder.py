@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from rudalle_lib.config.fine_tune import LoraConfig, Part, TrainingConfig
 from rudalle_lib.models.dalle import Dalle
-from rudalle_lib.training.order import Order, Rows
+from rudalle_lib.training.checkpoints import load_learnt, read_learnt
+from rudalle_lib.training.order import Order
 from rudalle_lib.training.task import Batch, Task
 
 PARTS: dict[Part, str] = {"attention": ".attention.", "mlp": ".mlp.", "embeddings": "_embeddings."}
@@ -35,12 +37,18 @@ ADAPTER = "default"
 
 
 class Examples(Protocol):
-    """Encoded texts and images, numbered from 0."""
+    """Encoded texts and images, numbered from 0.
+
+    Attributes:
+        repeats: how often an epoch has each of them, int64 [N].
+    """
+
+    repeats: Tensor
 
     def __len__(self) -> int:
         """Return the number of examples."""
 
-    def rows(self, indices: Sequence[int] | Rows) -> Mapping[str, Tensor]:
+    def rows(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return some examples: `text` int64 [n, T], 0 = pad, and `image` int64 [n, H * W]."""
 
 
@@ -53,15 +61,15 @@ class TensorExamples:
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
+        self.repeats = torch.ones(len(self), dtype=torch.int64)
 
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.tensors["text"])
 
-    def rows(self, indices: Sequence[int] | Rows) -> dict[str, Tensor]:
+    def rows(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return some examples."""
-        picked = torch.as_tensor(indices, dtype=torch.int64)
-        return {name: values[picked] for name, values in self.tensors.items()}
+        return {name: values[list(indices)] for name, values in self.tensors.items()}
 
 
 class DecoderTask(Task):
@@ -73,8 +81,6 @@ class DecoderTask(Task):
         training: the method, the frozen parts, the weights of the losses and so on.
         seed: seed of the order of the examples and of the choice of empty captions.
         held_out: what the held-out loss is measured on.
-        repeats: (number of examples, repeats) of each source, in the order of `examples`; None is
-            a single source.
         empty_text: int64 [T], the ids of an empty caption; needed for `empty_captions`.
     """
 
@@ -88,7 +94,6 @@ class DecoderTask(Task):
         *,
         seed: int = 0,
         held_out: Examples | None = None,
-        repeats: Sequence[tuple[int, int]] | None = None,
         empty_text: Tensor | None = None,
     ) -> None:
         if training.empty_captions and empty_text is None:
@@ -96,15 +101,14 @@ class DecoderTask(Task):
         self.model = prepare(model, training, seed)
         self.training, self.seed = training, seed
         self.examples, self.held_out = examples, held_out
-        sources = repeats or [(len(examples), 1)]
-        self.order = Order(tuple(n for n, _ in sources), tuple(r for _, r in sources), seed)
+        self.order = Order(examples.repeats.numpy(), seed)
         self.held_out_rows = len(held_out) if held_out is not None else 0
         self._empty_text = empty_text
 
     def batch(self, step: int, rows: range) -> Batch:
         """Return `text` int64 [n, T] and `image` int64 [n, H * W]."""
         size, share = self.training.batch_size, self.training.empty_captions
-        batch = dict(self.examples.rows(self.order.rows_of_step(step, size, rows)))
+        batch = self.examples.rows(self.order.rows_of_step(step, size, rows))
         if self._empty_text is not None and share:
             empty = [random.Random(f"{self.seed}/{step}/{row}").random() < share for row in rows]
             batch["text"] = torch.where(
@@ -115,7 +119,7 @@ class DecoderTask(Task):
     def held_out_batch(self, rows: range) -> Batch:
         """Return held-out examples, like `batch`."""
         assert self.held_out is not None
-        return dict(self.held_out.rows(rows))
+        return self.held_out.rows(rows)
 
     def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
         """Return the weighted mean `loss` of the cross-entropies `text` and `image`."""
@@ -194,3 +198,26 @@ def merge_lora(model: Dalle) -> Dalle:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     return model
+
+
+def trained_decoder(base: Dalle, training: TrainingConfig, learnt: Path) -> Dalle:
+    """Put what a training has learnt into the decoder that it started from.
+
+    Weights that were frozen stay exactly those of the base, whatever precision they had while the
+    others learnt. Small matrices of LoRA are merged.
+
+    Args:
+        base: the decoder, freshly loaded in float32; changed in place.
+        training: the settings of the training.
+        learnt: file of `trainer.Trained.weights`.
+
+    Returns:
+        The base decoder with new weights, in float32.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+        WeightsError: it is of another decoder or another method.
+    """
+    prepare(base, training.model_copy(update={"dtype": "float32"}))
+    load_learnt(base, read_learnt(learnt), str(learnt))
+    return merge_lora(base) if training.method == "lora" else base

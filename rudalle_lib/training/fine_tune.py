@@ -33,7 +33,7 @@ from rudalle_lib.registry import ModelEntry
 from rudalle_lib.runtime.devices import resolve_devices
 from rudalle_lib.storage.reading import ROWS
 from rudalle_lib.text.tokenizer import Tokenizer
-from rudalle_lib.training.decoder import PARTS, DecoderTask, TensorExamples
+from rudalle_lib.training.decoder import PARTS, DecoderTask, TensorExamples, trained_decoder
 from rudalle_lib.training.figures import printer
 from rudalle_lib.training.trainer import train
 from rudalle_lib.weights.loading import load_decoder, load_vqgan
@@ -165,11 +165,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     examples = TensorExamples(load_file(pairs_file))
     task = DecoderTask(loaded.model, examples, training, seed=options.seed)
-    train(
+    trained = train(
         task, training, work=options.work, seed=options.seed, device=device.type,
         on_figures=printer(every=10),
     )  # fmt: skip
-    print(f"written: {write_weights(loaded.model, loaded.entry, options.out)}")
+    base = load_decoder(options.model, weights, packed=False).model
+    model = trained_decoder(base, training, trained.weights)
+    print(f"written: {write_weights(model, loaded.entry, options.out)}")
 
 
 if __name__ == "__main__":

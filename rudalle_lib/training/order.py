@@ -7,8 +7,8 @@ number of processes sees together what one would.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,53 +20,43 @@ MASK = 2**64 - 1
 """Keys of the generator have 64 bits."""
 
 
-@dataclass(frozen=True)
 class Order:
     """An endless sequence of examples: one epoch after the other.
 
-    The examples of all sources are numbered one after the other, from 0.
-
     Args:
-        counts: examples of each source; at least one in all of them together.
-        repeats: how often an epoch has each example of a source, at least 1; once by default.
+        repeats: how often an epoch has each example, integers [N], N at least 1, each at least 1.
         seed: any integer.
 
     Raises:
-        ValueError: there is no example, or `repeats` does not fit `counts`.
+        ValueError: there is no example, or one without a repeat.
     """
 
-    counts: tuple[int, ...]
-    repeats: tuple[int, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check that the numbers fit together."""
-        if self.repeats and len(self.repeats) != len(self.counts):
+    def __init__(self, repeats: Sequence[int] | Rows, seed: int = 0) -> None:
+        times = np.asarray(repeats, np.int64)
+        if not len(times) or times.min() < 1:
             raise ValueError(
-                f"repeats: expected one number for each of {len(self.counts)} sources, "
-                f"found {len(self.repeats)}"
+                f"repeats: expected at least one example, and 1 or more for each, found {times}"
             )
-        if sum(self.counts) < 1 or min(self.counts) < 0 or min(self.repeats, default=1) < 1:
-            raise ValueError(
-                f"expected at least one example and repeats of at least 1, found {self}"
-            )
+        self._seed = seed
+        self._examples = np.repeat(np.arange(len(times)), times)
+        self._known: tuple[int, Rows] | None = None
 
     @property
     def epoch_length(self) -> int:
         """Positions of an epoch."""
-        return sum(n * r for n, r in zip(self.counts, self._repeats, strict=True))
+        return len(self._examples)
 
-    def rows(self, first: int, last: int) -> Rows:
+    def rows(self, first: int, last: int) -> list[int]:
         """Return the examples at the positions from `first` up to, without, `last`."""
-        length, parts = self.epoch_length, []
+        found: list[int] = []
         while first < last:
-            epoch, start = divmod(first, length)
-            stop = min(length, start + last - first)
-            parts.append(_epoch(self, epoch)[start:stop])
-            first += stop - start
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+            epoch, start = divmod(first, self.epoch_length)
+            part = self._epoch(epoch)[start : start + last - first].tolist()
+            found += part
+            first += len(part)
+        return found
 
-    def rows_of_step(self, step: int, batch_size: int, part: range) -> Rows:
+    def rows_of_step(self, step: int, batch_size: int, part: range) -> list[int]:
         """Return the examples of a part of a step's batch.
 
         Args:
@@ -77,33 +67,17 @@ class Order:
         start = step * batch_size
         return self.rows(start + part.start, start + part.stop)
 
-    @property
-    def _repeats(self) -> tuple[int, ...]:
-        return self.repeats or (1,) * len(self.counts)
+    def _epoch(self, epoch: int) -> Rows:
+        """The examples of an epoch in its order.
 
-    def _examples(self) -> Rows:
-        """The examples of an epoch, not yet in its order."""
-        ends = np.cumsum(self.counts)
-        return np.concatenate(
-            [
-                np.tile(np.arange(end - count, end, dtype=np.int64), repeats)
-                for end, count, repeats in zip(ends, self.counts, self._repeats, strict=True)
-            ]
-        )
-
-
-@lru_cache(maxsize=4)
-def _epoch(order: Order, epoch: int) -> Rows:
-    """The examples of an epoch in its order.
-
-    Sorted by raw numbers of Philox: unlike what numpy's `Generator` makes of them, they are the
-    same in all versions of numpy.
-    """
-    key = [order.seed & MASK, epoch]
-    drawn = np.random.Philox(key=np.array(key, np.uint64)).random_raw(order.epoch_length)
-    shuffled = order._examples()[np.argsort(drawn, kind="stable")]
-    shuffled.setflags(write=False)
-    return shuffled
+        Sorted by raw numbers of Philox: unlike what numpy's `Generator` makes of them, they are
+        the same in all versions of numpy.
+        """
+        if self._known is None or self._known[0] != epoch:
+            key = np.array([self._seed & MASK, epoch], np.uint64)
+            drawn = np.random.Philox(key=key).random_raw(self.epoch_length)
+            self._known = epoch, self._examples[np.argsort(drawn, kind="stable")]
+        return self._known[1]
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The trainer: one loop for all networks, on one device or many, that can be killed at any time.
 
-    trained = train(task, TrainingConfig(steps=500), work=Path("runs/mine"))
-    load_learnt(model, read_learnt(trained.weights), str(trained.weights))
+    training = TrainingConfig(steps=500)
+    trained = train(DecoderTask(model, examples, training), training, work=Path("runs/mine"))
+    decoder = trained_decoder(load_decoder(...).model, training, trained.weights)
 
 A `Task` says what learns, from what, and by which loss. The loop does the rest: bfloat16, parts of
 a batch one after the other, AdamW or other optimizers, the schedule of the learning rate, clipping,
@@ -44,7 +45,7 @@ from rudalle_lib.training.checkpoints import (
     load_optimizer,
     optimizer_state,
     read_checkpoint,
-    read_file,
+    read_learnt,
     spread_like,
     whole,
     write_atomically,
@@ -68,7 +69,8 @@ class Trained:
 
     Attributes:
         weights: file with the tensors that have learnt (`read_learnt`): the best, if the training
-            may stop early, else the last; averaged ones, if `average` is set.
+            may stop early, else the last; averaged ones, if `average` is set. Frozen weights are
+            not in it (`decoder.trained_decoder`).
         steps: steps that were made.
         weights_step: steps after which the network had these weights.
         seconds: of training, including those before it was resumed.
@@ -120,17 +122,6 @@ def train(
     return _Loop(task, training, work, seed, evaluation, device).run(
         on_figures or (lambda step, figures: None), stop or (lambda: False)
     )
-
-
-def read_learnt(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of `Trained.weights`, on the CPU, for `checkpoints.load_learnt`.
-
-    Raises:
-        TrainingError: the file is missing or damaged.
-    """
-    if (tensors := read_file(path)) is None:
-        raise TrainingError(f"{path} is missing or damaged; train again with the same work folder")
-    return tensors
 
 
 class _Loop:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from rudalle_lib.config.fine_tune import EvaluationConfig
 from rudalle_lib.errors import SettingsError, StoppedError, TrainingError, WeightsError
-from rudalle_lib.training.checkpoints import load_learnt
+from rudalle_lib.training.checkpoints import load_learnt, read_learnt
 from rudalle_lib.training.decoder import DecoderTask
 from rudalle_lib.training.figures import read_figures
 from rudalle_lib.training.task import Batch, Task
-from rudalle_lib.training.trainer import Trained, read_learnt, train
+from rudalle_lib.training.trainer import Trained, train
 from tests.support.tiny_training import learn, settings, tiny_decoder, tiny_examples
 
 
