@@ -197,8 +197,7 @@ class DalleTransformer(nn.Module):
     def forward(self, hidden: Tensor, attend: Callable[[int], Attend]) -> Tensor:
         """Run all layers, moving the hidden states along if they are on several devices.
 
-        With `gradient_checkpointing` a layer keeps only its input for the backward pass, which
-        computes the layer again.
+        With `gradient_checkpointing` the backward pass computes each layer again from its input.
 
         Args:
             hidden: [..., C].
@@ -209,10 +208,8 @@ class DalleTransformer(nn.Module):
         """
         for index, layer in enumerate(self.layers):
             inputs = hidden.to(_device_of(layer)), attend(index)
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(layer, *inputs, use_reentrant=False)
-            else:
-                hidden = layer(*inputs)
+            again = self.gradient_checkpointing and torch.is_grad_enabled()
+            hidden = checkpoint(layer, *inputs, use_reentrant=False) if again else layer(*inputs)
         return self.final_layernorm(hidden.to(_device_of(self.final_layernorm)))
 
 
