@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rudalle_lib.config.fine_tune import EvaluationConfig
-from rudalle_lib.errors import SettingsError, StoppedError, TrainingError, WeightsError
+from rudalle_lib.errors import StoppedError, TrainingError, WeightsError
 from rudalle_lib.training.checkpoints import load_learnt, read_learnt
 from rudalle_lib.training.decoder import DecoderTask
 from rudalle_lib.training.figures import read_figures
@@ -165,16 +165,6 @@ class Broken(Line):
 def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="Step 3: expected finite numbers, found loss nan"):
         train(Broken(), settings(), work=tmp_path, device="cpu")
-
-
-class Whole(Line):
-    can_split = False
-
-
-def test_a_loss_of_the_whole_batch_is_not_split(tmp_path: Path) -> None:
-    train(Whole(), settings(steps=1), work=tmp_path, device="cpu")
-    with pytest.raises(SettingsError, match="needs all 6 images of a batch at once"):
-        train(Whole(), settings(images_at_once=2), work=tmp_path, device="cpu")
 
 
 def test_a_work_folder_of_another_training_is_refused(tmp_path: Path) -> None:
