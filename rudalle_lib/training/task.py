@@ -67,8 +67,8 @@ class Task(ABC):
         It is called after FSDP has replaced the parameters, so it reads them from `model`.
         """
         learnt = [p for p in self.model.parameters() if p.requires_grad]
-        rates = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
-        return [torch.optim.AdamW(learnt, betas=(0.9, 0.95), fused=learnt[0].is_cuda, **rates)]
+        rate, decay, fused = training.learning_rate, training.weight_decay, learnt[0].is_cuda
+        return [torch.optim.AdamW(learnt, rate, (0.9, 0.95), weight_decay=decay, fused=fused)]
 
     def schedule(self, step: int, training: TrainingConfig) -> float:
         """Return the factor of the learning rates at a step."""
