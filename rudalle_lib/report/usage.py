@@ -1,13 +1,15 @@
 """Resources used by a run: images per second, idle share of the devices, cost per published image.
 
-Everything is computed from the shard manifests: every stage records how long it held its devices
-and when it released them. The result therefore does not depend on which process or machine did the
-work.
+Everything is computed from the shard manifests: every stage records which devices it held, for how
+long, and when it released them. The result therefore does not depend on which process or machine
+did the work. A GPU draws one shard while it decodes and scores another one: two stages hold it
+then, and it counts once.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -48,7 +50,7 @@ def measure_usage(
     wall = max(end - begin, 0.0)
     spans = list(_spans(manifests, begin))
     devices = max_concurrent_devices(spans)
-    busy = sum((span.end - span.start) * span.devices for span in spans)
+    busy = sum(map(_device_seconds, spans))
     made = [(manifest, made_since(manifest, begin)) for manifest in manifests]
     drawn = sum(
         max(manifest.images - stages["generate"].reused, 0)
@@ -95,9 +97,8 @@ def made_since(manifest: ShardManifest, begin: float) -> dict[str, StageArtifact
 
 
 def device_seconds(manifests: Sequence[ShardManifest]) -> float:
-    """Return how long all stages held devices, in device seconds."""
-    artifacts = (artifact for manifest in manifests for artifact in manifest.stages.values())
-    return sum(artifact.seconds * artifact.devices for artifact in artifacts)
+    """Return how long devices were held by any stage, in device seconds."""
+    return sum(map(_device_seconds, _spans(manifests)))
 
 
 def max_concurrent_devices(spans: Sequence[Span]) -> int:
@@ -114,13 +115,39 @@ def max_concurrent_devices(spans: Sequence[Span]) -> int:
     return max_held
 
 
-def _spans(manifests: Sequence[ShardManifest], begin: float) -> Iterator[Span]:
-    """Yield the spans of stages that ended after `begin`; earlier ones belong to other runs."""
+def _spans(manifests: Sequence[ShardManifest], begin: float = -math.inf) -> Iterator[Span]:
+    """Yield when devices were held after `begin`; earlier spans belong to other runs.
+
+    Of a device that is known by its id, spans that touch or overlap are one.
+    """
+    of_device: defaultdict[str, list[Span]] = defaultdict(list)
     for manifest in manifests:
         for artifact in manifest.stages.values():
             if _made_since(artifact, begin):
                 end = _seconds(artifact.until)
-                yield Span(max(end - artifact.seconds, begin), end, artifact.devices)
+                span = Span(max(end - artifact.seconds, begin), end, artifact.devices)
+                if not artifact.device_ids:
+                    yield span
+                for name in artifact.device_ids.split():
+                    of_device[name].append(span._replace(devices=1))
+    for spans in of_device.values():
+        yield from _joined(spans)
+
+
+def _joined(spans: Sequence[Span]) -> Iterator[Span]:
+    """The spans of one device, those that touch or overlap as one."""
+    first, *others = sorted(spans)
+    for span in others:
+        if span.start <= first.end:
+            first = first._replace(end=max(first.end, span.end))
+        else:
+            yield first
+            first = span
+    yield first
+
+
+def _device_seconds(span: Span) -> float:
+    return (span.end - span.start) * span.devices
 
 
 def _made_since(artifact: StageArtifact, begin: float) -> bool:

@@ -105,7 +105,8 @@ class DeviceUse:
     released them (ISO 8601, UTC). A stage without a network holds none. `batch_rows` is how many
     rows the decoder computed at once: on a GPU the last bits of an image depend on it; 0 where
     nothing was drawn, and in runs of earlier versions. `reused` is how many images were not drawn
-    then, because earlier runs had drawn them.
+    then, because earlier runs had drawn them. `device_ids` tells the devices apart, separated by
+    spaces: two stages may hold one GPU at once. It is empty in runs of earlier versions.
     """
 
     waited: float = 0.0
@@ -113,6 +114,7 @@ class DeviceUse:
     until: str = ""
     batch_rows: int = 0
     reused: int = 0
+    device_ids: str = ""
 
 
 NO_DEVICE = DeviceUse()
@@ -123,7 +125,7 @@ NO_DEVICE = DeviceUse()
 class StageArtifact:
     """A reference to the output of a stage for a shard; `seconds` is how long the stage took.
 
-    `waited`, `devices`, `until`, `batch_rows` and `reused` are those of `DeviceUse`.
+    `waited`, `devices`, `until`, `batch_rows`, `reused` and `device_ids` are those of `DeviceUse`.
     """
 
     uri: str
@@ -135,6 +137,7 @@ class StageArtifact:
     until: str = ""
     batch_rows: int = 0
     reused: int = 0
+    device_ids: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 
 from rudalle_lib.config.runtime import RuntimeConfig
+from rudalle_lib.digests import digest_of
 from rudalle_lib.runtime.devices import resolve_devices
 
 Queue = Literal["draw", "images"]
@@ -58,6 +59,13 @@ def queue_lock(device: torch.device, queue: Queue) -> PriorityLock:
 def queue_name(device: torch.device, queue: Queue) -> str:
     """A name for a device's queue."""
     return str(device) if device.type == "cpu" or queue == "draw" else f"{device} {queue}"
+
+
+def device_id(device: torch.device) -> str:
+    """What tells a device apart from those of other processes and machines, without their names."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    own = visible if device.type == "cuda" else os.getpid()
+    return digest_of([socket.gethostname(), own, str(device)])[:12]
 
 
 @cache

@@ -36,7 +36,13 @@ from rudalle_lib.weights.loading import (
     LoadedVqGan,
 )
 from rudalle_lib.weights.second_scorer import LoadedSecond, load_second_scorer
-from tasks.runtime.device_locks import Queue, devices_for, limited_across_runs, queue_lock
+from tasks.runtime.device_locks import (
+    Queue,
+    device_id,
+    devices_for,
+    limited_across_runs,
+    queue_lock,
+)
 from tasks.runtime.model_cache import ModelCache
 from tasks.runtime.stopping import stop_if_requested
 
@@ -98,7 +104,9 @@ def device_slot(
                 release_threads()
         slot.seconds = time.perf_counter() - started
         until = datetime.now(UTC).isoformat(timespec="milliseconds")
-        slot.use = DeviceUse(round(started - requested, 3), len(slot.devices), until)
+        ids = " ".join(map(device_id, slot.devices))
+        waited = round(started - requested, 3)
+        slot.use = DeviceUse(waited, len(slot.devices), until, device_ids=ids)
 
 
 def device_slot_if(

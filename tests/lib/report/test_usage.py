@@ -18,8 +18,9 @@ from rudalle_lib.schema.records import DataFile, ShardManifest, StageArtifact
 STARTED, FINISHED = "2026-01-01T00:00:00+00:00", "2026-01-01T00:01:40+00:00"
 
 
-def artifact(seconds: float, until: str, devices: int = 1) -> StageArtifact:
-    return StageArtifact("u", "f", 8, seconds, 1.0, devices, f"2026-01-01T00:{until}+00:00")
+def artifact(seconds: float, until: str, devices: int = 1, ids: str = "") -> StageArtifact:
+    moment = f"2026-01-01T00:{until}+00:00"
+    return StageArtifact("u", "f", 8, seconds, 1.0, devices, moment, device_ids=ids)
 
 
 def shard(**stages: StageArtifact) -> ShardManifest:
@@ -48,6 +49,30 @@ def test_concurrent_devices_are_counted_and_stages_may_hold_several() -> None:
     assert measure_usage(manifests, STARTED, FINISHED).idle_share == 0.6
     both = [shard(generate=artifact(50, "00:50", devices=2))]
     assert measure_usage(both, STARTED, FINISHED).idle_share == 0.5
+
+
+def test_a_gpu_that_draws_and_decodes_at_once_is_one_device_and_is_paid_once() -> None:
+    manifests = [
+        shard(generate=artifact(40, "00:40", ids="a"), decode=artifact(20, "01:00", ids="a")),
+        shard(generate=artifact(40, "01:20", ids="a"), decode=artifact(10, "01:30", ids="a")),
+    ]
+    usage = measure_usage(manifests, STARTED, FINISHED, price=3.6)
+    assert (usage.devices, usage.idle_share) == (1, 0.1)
+    assert usage.device_hours == pytest.approx(90 / 3600, abs=1e-6)
+    assert usage.cost == pytest.approx(0.09)
+    assert usage.stages["decode"] == 30
+
+
+def test_devices_with_other_ids_are_other_devices() -> None:
+    manifests = [
+        shard(generate=artifact(50, "00:50", ids="a"), decode=artifact(25, "01:15", ids="a")),
+        shard(generate=artifact(50, "00:50", ids="b"), decode=artifact(25, "01:15", ids="b")),
+    ]
+    usage = measure_usage(manifests, STARTED, FINISHED)
+    assert (usage.devices, usage.idle_share) == (2, 0.25)
+    split = [shard(generate=artifact(50, "00:50", devices=2, ids="a b"))]
+    usage = measure_usage([*split, shard(decode=artifact(25, "00:40", ids="b"))], STARTED, FINISHED)
+    assert (usage.devices, usage.idle_share) == (2, 0.5)
 
 
 def test_shards_of_an_earlier_run_count_only_for_the_cost() -> None:

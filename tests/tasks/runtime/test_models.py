@@ -18,7 +18,7 @@ from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.errors import OutOfMemoryError, StoppedError
 from rudalle_lib.schema.records import NO_DEVICE
 from tasks.runtime import models
-from tasks.runtime.device_locks import Queue
+from tasks.runtime.device_locks import Queue, device_id
 from tasks.runtime.models import device_slot
 from tasks.runtime.stopping import stop_requested
 
@@ -37,6 +37,7 @@ def test_a_slot_records_how_long_it_was_held_and_when_it_was_released() -> None:
         time.sleep(0.05)
     assert 0.05 <= slot.seconds < 5
     assert slot.use.devices == 1 and 0 <= slot.use.waited < 5
+    assert slot.use.device_ids == device_id(CPU) != device_id(torch.device("cuda", 0))
     released = datetime.fromisoformat(slot.use.until)
     assert 0.04 < (released - before).total_seconds() < 5
 
