@@ -8,6 +8,7 @@ in Markdown that can be attached to an issue.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import os
 import signal
@@ -22,7 +23,7 @@ import torch
 
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.runtime.devices import resolve_devices
-from tests.gpu_check import ceilings, decoding, demo_run, equality, networks, peers
+from tests.gpu_check import ceilings, decoding, demo_run, equality, long_run, networks, peers
 from tests.gpu_check.results import Check, describe_machine, judged, not_run, parse, show, write
 from tests.gpu_check.scale import FULL, QUICK, Scale
 
@@ -32,6 +33,7 @@ RESULTS = ROOT / "tests" / "benchmarks" / "results"
 GROUPS: dict[str, Callable[[torch.device, Scale], Iterator[Check]]] = {
     "ceilings": ceilings.checks,
     "equality": equality.checks,
+    "run": long_run.checks,
     "decoder": decoding.checks,
     "networks": networks.checks,
     "demo": demo_run.checks,
@@ -54,6 +56,7 @@ def run_group(name: str, arguments: list[str], seconds: float) -> list[Check]:
         seconds: after which it is ended.
     """
     command = [sys.executable, "-m", "tests.gpu_check", *arguments, "--group", name]
+    command += ["--left", f"{seconds:.0f}"]
     found, errors = list[Check](), list[str]()
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -105,13 +108,14 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=GROUPS, help="only these groups")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to")
     parser.add_argument("--group", choices=GROUPS, help=argparse.SUPPRESS)
+    parser.add_argument("--left", type=float, default=480, help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         device = resolve_devices(options.device)[0]
     except SettingsError as error:
         print(f"{NO_GPU}\n({error})", file=sys.stderr)
         return 2
-    scale = QUICK if options.quick else FULL
+    scale = dataclasses.replace(QUICK if options.quick else FULL, left=options.left)
     if options.group:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # on which graphs are captured

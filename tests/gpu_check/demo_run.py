@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,20 +29,11 @@ def checks(device: torch.device, scale: Scale) -> Iterator[Check]:
     with tempfile.TemporaryDirectory() as folder:
         output, table = Path(folder) / "output", Path(folder) / "prompts.csv"
         table.write_text(_prompts(scale), "utf-8")
-        command = [
-            sys.executable, "-m", "flows.cli", "run", "configs/demo.yaml",
-            "--prompts", str(table), "--output", str(output),
-            "--set", f"runtime.devices={device}",
-        ]  # fmt: skip
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        last = (done.stderr.strip().splitlines() or [""])[-1]
-        report = output / "run.json"
-        passes = done.returncode == 0 and report.exists()
-        found = "all shards finished" if passes else f"exit code {done.returncode}: {last}"
-        yield judged("demo run, end to end", passes, found, "exit code 0")
-        if not passes:
-            return
-        run = json.loads(report.read_text("utf-8"))
+        arguments = ["--prompts", str(table), "--set", f"runtime.devices={device}"]
+        found, run = run_flow("configs/demo.yaml", output, *arguments)
+    yield judged("demo run, end to end", run is not None, found, "exit code 0")
+    if run is None:
+        return
     totals, usage = run["totals"], run["usage"]
     idle = usage["idle_share"]
     speed = usage["images_per_second"]
@@ -56,6 +48,26 @@ def checks(device: torch.device, scale: Scale) -> Iterator[Check]:
         else f"{idle:.0%}; large runs are to reach {LARGEST_IDLE_SHARE:.0%}",
         idle_share=idle,
     )
+
+
+def run_flow(config: str, output: Path, *arguments: str) -> tuple[str, dict[str, Any] | None]:
+    """Run the command that users run.
+
+    Args:
+        config: path of the configuration.
+        output: where it writes to.
+        arguments: further ones of the command line.
+
+    Returns:
+        What happened in words, and the content of `run.json`; None if the run failed.
+    """
+    command = [sys.executable, "-m", "flows.cli", "run", config, "--output", str(output)]
+    done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True)
+    report = output / "run.json"
+    if done.returncode or not report.exists():
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        return f"exit code {done.returncode}: {last}", None
+    return "all shards finished", json.loads(report.read_text("utf-8"))
 
 
 def _prompts(scale: Scale) -> str:

@@ -24,6 +24,9 @@ class Scale:
         images: images per measurement of the other networks.
         prompts: rows of the demo's prompt table that are drawn; None is all.
         replicas: images per prompt.
+        run_images: images of the long run.
+        published_sizes: whether its networks have the published sizes; otherwise they are tiny.
+        left: seconds that are left for the checks.
     """
 
     copy_bytes: int = 2**30
@@ -32,17 +35,20 @@ class Scale:
     speeds: tuple[int, ...] = (64, 256, 512, 1024)
     layers: int = 24
     hidden: int = 2048
-    seconds: float = 8.0
+    seconds: float = 5.0
     images: int = 32
     prompts: int | None = None
     replicas: int = 8
+    run_images: int = 2000
+    published_sizes: bool = True
+    left: float = 480.0
 
 
 FULL = Scale()
 
 QUICK = Scale(
     copy_bytes=2**20, product_size=128, invariance=(1, 3), speeds=(2,), layers=2, hidden=64,
-    seconds=0.5, images=1, prompts=2, replicas=2,
+    seconds=0.5, images=1, prompts=2, replicas=2, run_images=8, published_sizes=False,
 )  # fmt: skip
 """Seconds on a CPU."""
 

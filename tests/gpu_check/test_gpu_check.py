@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from rudalle_lib.config.run import RunConfig
+from rudalle_lib.config.sections import WeightsConfig
 from rudalle_lib.generation.sampling import GeneratedTokens
-from tests.gpu_check import equality, goldens
+from rudalle_lib.weights.loading import load_decoder, load_scorer, load_upscaler, load_vqgan
+from tests.gpu_check import equality, goldens, long_run
 from tests.gpu_check.__main__ import GROUPS, ROOT, run_group
 from tests.gpu_check.decoding import cache_bytes
 from tests.gpu_check.results import Check, judged, markdown, measured, not_run, parse, write
+from tests.gpu_check.scale import FULL
+from tests.gpu_check.scale import QUICK as QUICK_SCALE
 
 QUICK = ["--device", "cpu", "--quick"]
 
@@ -51,6 +58,7 @@ def test_everything_on_a_cpu(tmp_path: Path) -> None:
     checks = read(tmp_path)
     assert not [check for check in checks.values() if check.outcome == "failed"]
     assert checks["demo run, end to end"].outcome == "passed"
+    assert checks["run of 2,000 images, idle share of the device"].figures["images"] == 8
     assert checks["batch of 3 in permuted company, bfloat16, equal bytes"].outcome == "passed"
 
 
@@ -77,6 +85,76 @@ def test_a_group_that_ends_with_an_error_fails() -> None:
 def test_a_group_ends_when_the_time_is_over() -> None:
     (check,) = run_group("demo", QUICK, 0.2)
     assert (check.outcome, check.found) == ("not run", "the time was over")
+
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize(
+    ("left", "per_image", "images"),
+    [
+        (480, 0.05, 2000),  # as on an H200
+        (480, 0.2, 768),  # three whole batches
+        (480, 0.8, 0),  # not one batch
+        (100, 0.001, 0),
+    ],
+)
+def test_the_long_run_has_as_many_images_as_there_is_time_for(
+    left: float, per_image: float, images: int
+) -> None:
+    scale = dataclasses.replace(FULL, left=left)
+    assert long_run.images_that_fit(2000, per_image, scale) == images
+
+
+@pytest.mark.parametrize(
+    ("per_image", "idle", "outcome", "found"),
+    [
+        (0.05, 0.031, "passed", "3.1% over 2,000 images"),
+        (0.05, 0.08, "failed", "8.0% over 2,000 images"),
+        (0.2, 0.08, "measured", "8.0% over 768 images; 2,000 would take 520 s"),
+        (0.8, 0.0, "not run", "2,000 images would take 1900 s, and no batch fits"),
+    ],
+)
+def test_the_idle_share_is_judged_if_all_images_were_drawn(
+    per_image: float, idle: float, outcome: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_flow(path: str, output: Path) -> tuple[str, dict[str, Any]]:
+        config = RunConfig.load(path, [f"output={output}"])
+        prompts = len(Path(config.prompts.uri).read_text("utf-8").splitlines()) - 1
+        assert config.prompts.shard_size == 32 and config.generate.batch_size == 256
+        usage = {"idle_share": idle, "seconds": 90.0, "images_per_second": 22.2}
+        return "", {"usage": usage, "totals": {"images": prompts * config.generate.images}}
+
+    monkeypatch.setattr(long_run, "run_flow", run_flow)
+    monkeypatch.setattr(long_run, "seconds_per_image", lambda *_: per_image)
+    monkeypatch.setattr(long_run, "free_unused_memory", lambda: None)
+    monkeypatch.setattr(long_run, "write_tiny_stack", lambda folder: folder)
+    monkeypatch.setattr("rudalle_lib.config.precision._best_here", lambda _, names: {
+        name: "bfloat16" for name in names
+    })  # fmt: skip
+    scale = dataclasses.replace(FULL, published_sizes=False)
+    check, *_ = long_run.checks(GPU, scale)
+    assert (check.outcome, check.found) == (outcome, found)
+
+
+def test_a_long_run_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_run, "run_flow", lambda *_: ("exit code 1: no GPU", None))
+    monkeypatch.setattr(long_run, "seconds_per_image", lambda *_: 0.001)
+    monkeypatch.setattr(long_run, "write_tiny_stack", lambda folder: folder)
+    (check,) = long_run.checks(torch.device("cpu"), QUICK_SCALE)
+    assert (check.outcome, check.found) == ("failed", "exit code 1: no GPU")
+
+
+@pytest.mark.slow
+def test_networks_of_the_published_sizes_are_loaded(tmp_path: Path) -> None:
+    """Those of the long run, with a decoder of two layers."""
+    scale = dataclasses.replace(FULL, layers=2, hidden=256)
+    long_run.write_published_sizes(tmp_path, scale)
+    weights = WeightsConfig(folder=str(tmp_path), offline=True)
+    assert load_decoder("demo-dalle", weights).model.config.image_length == 1024
+    assert load_vqgan("demo-vqgan", weights).model.config.n_embed == 8192
+    load_scorer("demo-ruclip", weights)
+    load_upscaler("demo-realesrgan-x2", weights)
 
 
 def test_what_differs_fails() -> None:
