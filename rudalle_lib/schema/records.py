@@ -103,10 +103,8 @@ class ShardSpec:
 class DeviceUse:
     """How a stage used devices: seconds that it waited for them, how many it held, and when it
     released them (ISO 8601, UTC). A stage without a network holds none. `batch_rows` is how many
-    rows the decoder computed at once: on a GPU the last bits of an image depend on it; 0 where
-    nothing was drawn, and in runs of earlier versions. `reused` is how many images were not drawn
-    then, because earlier runs had drawn them. `device_ids` tells the devices apart, separated by
-    spaces: two stages may hold one GPU at once. It is empty in runs of earlier versions.
+    rows the decoder computed at once (0 if unknown): on a GPU the last bits depend on it. `reused`
+    images had been drawn by earlier runs. `device_ids` tell devices apart, which two stages share.
     """
 
     waited: float = 0.0
@@ -123,10 +121,7 @@ NO_DEVICE = DeviceUse()
 
 @dataclass(frozen=True, slots=True)
 class StageArtifact:
-    """A reference to the output of a stage for a shard; `seconds` is how long the stage took.
-
-    `waited`, `devices`, `until`, `batch_rows`, `reused` and `device_ids` are those of `DeviceUse`.
-    """
+    """The output of a stage for a shard, the `seconds` that it took, and all of `DeviceUse`."""
 
     uri: str
     fingerprint: str
