@@ -2,7 +2,7 @@
 
 Prefect starts its server as a child in the same process group. Ctrl-C in a terminal then ends the
 server first, and the run retries every request to it for minutes. So `use_detached_server` replaces
-how Prefect starts the process (`SubprocessASGIServer._run_uvicorn_command`, of Prefect 3.8 and 3.9);
+how Prefect starts the process (`SubprocessASGIServer._run_uvicorn_command`, in Prefect 3.8, 3.9);
 everything else in Prefect stays as it is. The server
 
 - runs `server_process.py`: no signal of a terminal or a supervisor reaches it, and it ends by

@@ -142,6 +142,49 @@ class LoraConfig(Section):
     )
 
 
+class VqganTrainingConfig(Section):
+    """What a VQ-GAN learns, and what becomes of its codes."""
+
+    keep_codes: bool = Field(
+        default=True,
+        description="Codes that images of the data use stay as they are, for a decoder that knows "
+        "them. List a dataset of what it can draw, too: unused codes are free for something new.",
+    )
+    split_every: Positive | None = Field(
+        default=100,
+        description="Steps between two looks for codes that no image uses. They take over what is "
+        "reconstructed worst. The first look is before the first step. null leaves them unused.",
+    )
+    used_images: Positive = Field(
+        default=1024, description="Images that are looked at to find the codes in use."
+    )
+    split_images: Positive = Field(
+        default=128, description="Images that are looked at to find what is reconstructed worst."
+    )
+    absolute_weight: float = Field(
+        default=1.0, ge=0, description="Weight of the mean absolute error of pixels."
+    )
+    squared_weight: float = Field(
+        default=2.0, ge=0, description="Weight of the mean squared error of pixels."
+    )
+    edges_weight: float = Field(
+        default=0.5,
+        ge=0,
+        description="Weight of the error of differences between neighbour pixels.",
+    )
+    commitment_weight: float = Field(
+        default=0.05,
+        ge=0,
+        description="Weight of the cross-entropy between the logits and the chosen codes, which "
+        "makes the encoder certain.",
+    )
+    noise: bool = Field(
+        default=False,
+        description="Choose codes by chance, in proportion to their softmax, as the published "
+        "VQ-GAN was trained. Otherwise the most likely one is chosen, as when it is used.",
+    )
+
+
 class TrainingConfig(Section):
     """How a network learns."""
 
@@ -186,6 +229,9 @@ class TrainingConfig(Section):
     )
     image_weight: float = Field(
         default=7.0, gt=0, description="Weight of a decoder's loss on image tokens."
+    )
+    vqgan: VqganTrainingConfig = Field(
+        default=VqganTrainingConfig(), description="Used with `trains: vqgan`."
     )
     empty_captions: float = Field(
         default=0.0,
@@ -333,6 +379,7 @@ class FineTuneConfig(Document):
             for key, value in (
                 ("method: lora", training.method == "lora"),
                 ("frozen", training.frozen),
+                ("sharding: fsdp", training.sharding == "fsdp"),
             ):
                 if value:
                     raise ValueError(f"training.{key} is for decoders; trains is {self.trains}")

@@ -37,7 +37,7 @@ ADAPTER = "default"
 
 
 class Examples(Protocol):
-    """Encoded texts and images, numbered from 0.
+    """Encoded captions and images, numbered from 0.
 
     Attributes:
         repeats: how often an epoch has each of them, int64 [N].
@@ -49,14 +49,18 @@ class Examples(Protocol):
         """Return the number of examples."""
 
     def rows(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """Return some examples: `text` int64 [n, T], 0 = pad, and `image` int64 [n, H * W]."""
+        """Return some examples.
+
+        They have `text`, int64 [n, T], 0 = pad, but for a VQ-GAN, and `image`: int64 [n, H * W]
+        tokens for a decoder, else uint8 [n, 3, H, W].
+        """
 
 
 class TensorExamples:
     """Examples that are in memory.
 
     Args:
-        tensors: `text` int64 [N, T] and `image` int64 [N, H * W].
+        tensors: `text` and `image`, with N rows each.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -65,7 +69,7 @@ class TensorExamples:
 
     def __len__(self) -> int:
         """Return the number of examples."""
-        return len(self.tensors["text"])
+        return len(next(iter(self.tensors.values())))
 
     def rows(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """Return some examples."""

@@ -31,6 +31,7 @@ def test_a_named_base_is_kept() -> None:
         (f"{DATA}\ntrains: upscaler", "expected"),
         (f"{DATA}\ntrains: vqgan\ntraining: {{method: lora}}", "is for decoders"),
         (f"{DATA}\ntrains: scorer\ntraining: {{frozen: [mlp]}}", "is for decoders"),
+        (f"{DATA}\ntrains: scorer\ntraining: {{sharding: fsdp}}", "is for decoders"),
         (f"{DATA}\ntraining: {{method: lora, frozen: [mlp]}}", "leave frozen out"),
         (f"{DATA}\ntraining: {{frozen: [attention, mlp, embeddings]}}", "nothing to learn"),
         (f"{DATA}\ntraining: {{learning_rate: 0}}", "training.learning_rate"),
