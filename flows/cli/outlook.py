@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from rudalle_lib.checks.preflight import check_inputs, check_models
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.dataset.manifests import read_shard_manifests
-from rudalle_lib.generation.shard_size import cpu_shard_size, gpu_shard_size
 from rudalle_lib.pipeline.diff import (
     Difference,
     compare,
@@ -20,7 +19,6 @@ from rudalle_lib.pipeline.reuse import Missing, count_missing, find_reuse, list_
 from rudalle_lib.pipeline.selected import decide, scored_shards
 from rudalle_lib.pipeline.stages import weight_digests
 from rudalle_lib.prompts.plan import Plan, plan_run
-from rudalle_lib.runtime.devices import resolve_devices
 from rudalle_lib.schema.decisions import RuleCounts
 from rudalle_lib.selection.across_shards import Selector
 from rudalle_lib.storage.storage import Storage
@@ -122,6 +120,9 @@ def expected_shard_size(config: RunConfig) -> tuple[int, str]:
 
     A cluster is not asked: its number is only known when a run plans there.
     """
+    from rudalle_lib.generation.shard_size import cpu_shard_size, gpu_shard_size  # import torch
+    from rudalle_lib.runtime.devices import resolve_devices
+
     section, runtime = config.generate, config.runtime
     on_cluster = runtime.runner == "ray" and runtime.ray_address is not None
     devices = [] if on_cluster else resolve_devices(runtime.devices)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from flows.cli import app
-from rudalle_lib import read_images
+from rudalle_lib import read_images, read_rejects
 from rudalle_lib.config.run import RunConfig
 from tests.support.finished_run import finished_below
 
@@ -37,3 +38,29 @@ def test_decisions_are_added_and_counted(config: RunConfig, tmp_path: Path) -> N
     assert wrong.exit_code == 2 and f"{table}, line 2: the decision about" in wrong.stderr
     missing = CliRunner().invoke(app, ["curate", config.output, str(tmp_path / "none.csv")])
     assert missing.exit_code == 2 and "none.csv" in missing.stderr
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_apply_publishes_what_was_decided_and_draws_nothing(
+    settings: dict[str, object], tmp_path: Path
+) -> None:
+    path, output = tmp_path / "tiny.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump({**settings, "output": str(output)}))
+    assert CliRunner().invoke(app, ["run", str(path)]).exit_code == 0
+    before = read_images(str(output))
+    drawn = {file: file.stat().st_mtime_ns for file in (output / "stages").rglob("*generate*")}
+    assert drawn
+    rejected = before.index[0]
+    rejects = read_rejects(str(output))
+    kept = rejects[rejects.reason == "not_in_best_k"].image_id.iloc[0]
+    table = tmp_path / "mine.csv"
+    table.write_text(f"image_id,decision\n{rejected},reject\n{kept},keep\n", encoding="utf-8")
+    done = CliRunner().invoke(app, ["curate", str(output), str(table), "--apply"])
+    assert done.exit_code == 0, done.stderr
+    assert "2 decisions by hand, 1 to keep and 1 to reject" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith(f"The images are in {output}")
+    after = read_images(str(output))
+    assert rejected not in after.index and kept in after.index
+    assert {file: file.stat().st_mtime_ns for file in drawn} == drawn
+    reasons = read_rejects(str(output)).set_index("image_id").reason
+    assert reasons[rejected] == "by_hand"

@@ -80,12 +80,14 @@ def test_an_automatic_shard_size_says_what_it_is_chosen_for(
     assert of(config) == (None, "")  # a number, and nothing is new
     assert of(changed()) == (64, ON_CPU)
     with monkeypatch.context() as patch:
-        patch.setattr("flows.cli.outlook.resolve_devices", lambda _: [torch.device("cpu")])
+        patch.setattr(
+            "rudalle_lib.runtime.devices.resolve_devices", lambda _: [torch.device("cpu")]
+        )
         assert of(changed(devices="auto")) == (64, ASSUMED)
     assert of(changed(runner="ray", ray_address="10.0.0.1:6379")) == (64, ASSUMED)
     with monkeypatch.context() as patch:
         gpus = [torch.device("cuda", index) for index in range(2)]
-        patch.setattr("flows.cli.outlook.resolve_devices", lambda _: gpus)
+        patch.setattr("rudalle_lib.runtime.devices.resolve_devices", lambda _: gpus)
         assert of(changed()) == (64, ON_GPUS)  # batches of 8 images, of which 32 make 256
     plan_run(changed("begun"), Storage(str(tmp_path / "begun")), choose_size=lambda: 3)
     table = tmp_path / "more.csv"
