@@ -132,6 +132,7 @@ train-demo: $(TRAIN) ## train the demo models again, from nothing (hours)
 docs: $(DOCS) ## write docs/configuration.md from the code, and build the documentation into site/
 	@$(BIN)/python -m rudalle_lib.config.reference > docs/configuration.md.partial
 	@mv docs/configuration.md.partial docs/configuration.md
+	@$(BIN)/python -m rudalle_lib.config.reference docs/training.md
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation is in site/index.html."
 

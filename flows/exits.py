@@ -18,7 +18,13 @@ import typer
 
 from flows import watchdog as watching
 from flows.watchdog import ENDINGS, RESUME_HINT, Ending
-from rudalle_lib.errors import ConfigError, LeaseLostError, RudalleError, ShardError
+from rudalle_lib.errors import (
+    ConfigError,
+    LeaseLostError,
+    RudalleError,
+    ShardError,
+    TrainingError,
+)
 from rudalle_lib.escaping import indented
 
 FAILED, BAD_INPUT = 1, 2
@@ -91,7 +97,7 @@ def leaving_quietly() -> Iterator[None]:
 
 def explain(error: Exception) -> Ending | None:
     """Return the exit code and message of an error, None for an error that nobody expected."""
-    if isinstance(error, ShardError | LeaseLostError):
+    if isinstance(error, ShardError | LeaseLostError | TrainingError):
         return Ending(FAILED, str(error))
     if isinstance(error, RudalleError):
         return Ending(BAD_INPUT, str(error))

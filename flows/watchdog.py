@@ -121,6 +121,10 @@ class Watchdog:
             self._ending = ending
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def allow(self, seconds: float) -> None:
+        """Give the work at least so much time to stop after a signal."""
+        self._grace = max(self._grace, seconds)
+
     def own_signal(self) -> None:
         """Do not count the last signal, because this process has sent it to itself."""
         if self._first is not None and time.monotonic() - self._first >= REPEAT:
@@ -246,6 +250,12 @@ def install_in_program() -> None:
     if watchdog is None and _program() in PROGRAMS:
         watchdog = Watchdog()
         watchdog.install()
+
+
+def allow_time(seconds: float) -> None:
+    """Give the work of this process at least so much time to stop after a signal."""
+    if watchdog is not None:
+        watchdog.allow(seconds)
 
 
 def install_in_flow_run() -> None:

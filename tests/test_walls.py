@@ -23,8 +23,9 @@ ORDER = """
     escaping errors digests humanize | demo kernels schema registry
     models.layers models models.decoding models.gpu | runtime storage | text | config
     images weights dataset | prompts generation | selection | pipeline
-    derived report comparison checks api training.data training training.demo sharing
-    tasks.runtime tasks | flows flows.ui flows.cli
+    derived report comparison checks api training.data training training.demo
+    fine_tuning sharing | tasks.runtime tasks tasks.training |
+    flows flows.training flows.ui flows.cli
 """.replace("|", " ").split()
 """Rooms in order: a room imports only rooms to its left. Bare names are in `rudalle_lib`."""
 

@@ -27,6 +27,7 @@ from flows.cli import (  # noqa: E402
     try_prompts,
     versions,
 )
+from flows.cli.training import fine_tune  # noqa: E402
 from flows.terminal import SafeGroup  # noqa: E402
 
 app = typer.Typer(
@@ -61,7 +62,7 @@ def main(
 
 for command in (run.run, run.plan, preview.preview, run.status, top.top, maintain.verify,
                 maintain.replay, maintain.retry, curate.curate, maintain.tidy, versions.rerender,
-                versions.compare, gallery.gallery, gallery.push):  # fmt: skip
+                versions.compare, gallery.gallery, gallery.push, fine_tune.fine_tune):  # fmt: skip
     app.command()(command)
 app.command("app")(try_prompts.try_prompts)
 app.command()(run.serve)

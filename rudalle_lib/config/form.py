@@ -1,4 +1,4 @@
-"""The form of a run in an orchestrator's UI: the settings that most runs change, by section.
+"""The form of a flow in an orchestrator's UI: the settings that most runs change, by section.
 
 The whole schema makes a form of 13 sections that is ten screens tall. The short one shows some
 settings; a form keeps the values of all others as they were filled in, and a JSON editor changes
@@ -7,6 +7,7 @@ them. A server still validates everything: the whole schema applies as well.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import GetJsonSchemaHandler
@@ -26,7 +27,24 @@ BASIC = {
     "publish.format": "Format",
     "seed": "Seed",
 }
-"""The settings in the form, in order, with their labels."""
+"""The settings in the form of a run, in order, with their labels."""
+
+FINE_TUNE = {
+    "name": "Name of the new weights",
+    "output": "Output",
+    "data": "Datasets to learn from",
+    "trains": "What learns",
+    "base": "Weights to start from",
+    "vqgan": "VQ-GAN of a decoder",
+    "encoding.held_out": "Share held out",
+    "training.method": "Method",
+    "training.steps": "Steps",
+    "training.batch_size": "Images per step",
+    "training.learning_rate": "Learning rate",
+    "evaluation.every": "Steps between measurements",
+    "seed": "Seed",
+}
+"""The same for a fine-tuning."""
 
 HELP = (
     "The settings that runs change most often. All others stay as they are filled in; to change "
@@ -35,7 +53,11 @@ HELP = (
 
 
 class ShortForm:
-    """Marks a parameter of type `RunConfig` whose form shows only the `BASIC` settings."""
+    """Marks a parameter whose type is a whole configuration: its form shows only some settings."""
+
+    def __init__(self, settings: Mapping[str, str] = BASIC) -> None:
+        """Choose the settings, by path, in order; their labels are the values."""
+        self._settings = settings
 
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -43,7 +65,7 @@ class ShortForm:
         """Return the schema of the form."""
         whole = handler(core_schema)
         form: dict[str, Any] = {"type": "object", "description": HELP, "properties": {}}
-        for position, (path, title) in enumerate(BASIC.items()):
+        for position, (path, title) in enumerate(self._settings.items()):
             place, schema = form["properties"], handler.resolve_ref_schema(whole)
             *sections, key = path.split(".")
             for name in sections:

@@ -1,19 +1,22 @@
-"""The configuration reference, written from the model itself: `docs/configuration.md`.
+"""The configuration reference, written from the models themselves.
 
 python -m rudalle_lib.config.reference > docs/configuration.md
+python -m rudalle_lib.config.reference docs/training.md    # the tables of keys in it
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from rudalle_lib import registry
 from rudalle_lib.config.base import OWN_NAME
+from rudalle_lib.config.fine_tune import FineTuneConfig, SourceConfig
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.config.selection import Rule, SelectConfig
 
@@ -112,9 +115,53 @@ def render() -> str:
     return "\n".join(parts)
 
 
-def sections() -> dict[str, type[BaseModel]]:
+KEYS_BEGIN, KEYS_END = "<!-- keys, written by `make docs` -->\n", "<!-- end of keys -->"
+"""Marks in a page, between which the tables of a fine-tuning's keys are written."""
+
+
+def with_training_keys(page: str) -> str:
+    """A page with the tables of the keys of a fine-tuning between its marks.
+
+    Raises:
+        ValueError: it has no marks.
+    """
+    before, begin, rest = page.partition(KEYS_BEGIN)
+    _, end, after = rest.partition(KEYS_END)
+    if not begin or not end:
+        raise ValueError(f"expected the marks {KEYS_BEGIN.strip()} and {KEYS_END}")
+    return f"{before}{begin}\n{render_training_keys()}\n{end}{after}"
+
+
+def render_training_keys() -> str:
+    """The tables of the keys of a fine-tuning as Markdown."""
+    inner = sections(FineTuneConfig)
+    parts = [_training_section("Top level", "", FineTuneConfig, inner)]
+    parts.append(_training_section("`data`, a list", "", SourceConfig))
+    for name, section in inner.items():
+        if name != "weights":  # as in the configuration of a run
+            parts.append(_training_section(f"`{name}`", f"{name}.", section))
+        if name == "training":
+            for key, inside in sections(section).items():
+                parts.append(_training_section(f"`training.{key}`", f"training.{key}.", inside))
+    return "\n".join(parts)
+
+
+def _training_section(
+    title: str, prefix: str, section: type[BaseModel], without: Collection[str] = ()
+) -> str:
+    rows = [
+        f"| `{prefix}{key}` | {_type(schema)} | {_default(schema)} "
+        f"| {_cell(schema.get('description', ''))} |"
+        for key, schema in section.model_json_schema()["properties"].items()
+        if key not in without and "$ref" not in schema
+    ]
+    head = ["| Key | Type | Default | Description |", "| --- | --- | --- | --- |"]
+    return "\n".join([f"### {title}", "", *head, *rows, ""])
+
+
+def sections(of: type[BaseModel] = RunConfig) -> dict[str, type[BaseModel]]:
     """The sections of a configuration, by key, in order."""
-    found = {name: field.annotation for name, field in RunConfig.model_fields.items()}
+    found = {name: field.annotation for name, field in of.model_fields.items()}
     return {
         name: kind
         for name, kind in found.items()
@@ -168,6 +215,11 @@ def _type(schema: Mapping[str, Any]) -> str:
         return _choice(schema["enum"])
     if schema.get("items", {}).get("$ref", "").endswith("/Rule"):
         return f"list of [rules](#rules), at most {schema['maxItems']}"
+    items = schema.get("items", {})
+    if items.get("$ref", "").endswith("/SourceConfig"):
+        return "list of datasets"
+    if "enum" in items:
+        return f"list of {_choice(items['enum'])}"
     name = NAMES[schema["type"]]
     limits = _limits(schema)
     return f"{name}, {limits}" if limits else name
@@ -211,7 +263,9 @@ def _number(value: float) -> str:
 
 
 def _default(schema: Mapping[str, Any]) -> str:
-    value = schema.get("default", {} if schema.get("type") == "object" else None)
+    if "default" not in schema and schema.get("type") != "object":
+        return "required"
+    value = schema.get("default", {})
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return f"`{text}`"
 
@@ -221,5 +275,13 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
+def main(paths: Sequence[str]) -> None:
+    """Print the page of a run's keys, or write the keys of a fine-tuning into pages."""
+    for path in map(Path, paths):
+        path.write_text(with_training_keys(path.read_text("utf-8")), encoding="utf-8")
+    if not paths:
+        sys.stdout.write(render())
+
+
 if __name__ == "__main__":
-    sys.stdout.write(render())
+    main(sys.argv[1:])

@@ -19,6 +19,7 @@ MODULES = {
     "rerender_dataset": "flows.generate_dataset",
     "generate_shards": "flows.generate_shards",
     "generate_on_workers": "flows.generate_shards",
+    "fine_tune": "flows.training.fine_tune",
 }
 """Where each flow is."""
 

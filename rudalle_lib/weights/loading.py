@@ -166,6 +166,7 @@ def load_scorer(
     weights: WeightsConfig = DEFAULT_WEIGHTS,
     device: torch.device = CPU,
     dtype: torch.dtype = torch.float32,
+    packed: bool = True,
 ) -> LoadedScorer:
     """Load a ruCLIP or ruCLIP Small for inference.
 
@@ -174,6 +175,7 @@ def load_scorer(
         weights: where its files come from.
         device: target device.
         dtype: type of the weights.
+        packed: as in `load_decoder`.
 
     Raises:
         ConfigError: there is no such scorer.
@@ -192,7 +194,8 @@ def load_scorer(
         model = _load(entry, files, RuClip, config, device, dtype)
         tokenizer = Tokenizer.load(files["tokenizer"])
     _check_vocabulary(tokenizer, model.config.vocab_size, entry)
-    optimize_for_inference(model)
+    if packed:
+        optimize_for_inference(model)
     return LoadedWithTokenizer(model, entry, tokenizer)
 
 

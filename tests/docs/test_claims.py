@@ -73,7 +73,7 @@ def test_all_models_are_listed_with_repository_and_licence() -> None:
 
 
 def test_all_commands_are_listed() -> None:
-    named = set(re.findall(r"^rudalle-flows (\w+)", page("operations"), re.MULTILINE))
+    named = set(re.findall(r"^rudalle-flows ([\w-]+)", page("operations"), re.MULTILINE))
     group = get_command(app)
     assert isinstance(group, TyperGroup)
     assert set(group.commands) <= named

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from flows.cli.options import PACKAGED
+from rudalle_lib.config.fine_tune import FineTuneConfig
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.dataset.lease_files import read_lease
 from rudalle_lib.errors import ConfigError
@@ -43,7 +44,8 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[bytes]) -> 
 def test_parameters_of_the_shipped_deployments_are_valid_configurations(
     deployment: dict[str, Any],
 ) -> None:
-    config = RunConfig.model_validate(deployment["parameters"]["config"])
+    kind = FineTuneConfig if deployment["entrypoint"].endswith("fine_tune") else RunConfig
+    config = kind.model_validate(deployment["parameters"]["config"])
     if deployment["entrypoint"].endswith("generate_dataset"):
         assert config.name == deployment["name"]
     if not deployment["entrypoint"].endswith("generate_shards"):  # those share an output
@@ -51,7 +53,8 @@ def test_parameters_of_the_shipped_deployments_are_valid_configurations(
 
 
 def test_the_runs_that_share_a_dataset_have_the_same_configuration() -> None:
-    shared = [one for one in deployments() if "generate_dataset" not in one["entrypoint"]]
+    whole = ("generate_dataset", "fine_tune")
+    shared = [one for one in deployments() if not one["entrypoint"].endswith(whole)]
     configs = [one["parameters"]["config"] for one in shared]
     assert len(configs) == 4 and all(config == configs[0] for config in configs)
     (parent,) = [one["parameters"] for one in shared if "deployment" in one["parameters"]]

@@ -20,7 +20,7 @@ from flows import watchdog as watching
 from flows.cli.options import PACKAGED
 from flows.exits import BAD_INPUT, FAILED, INTERRUPTED, TERMINATED, Terminated, translate_exit
 from flows.watchdog import Ending, Watchdog
-from rudalle_lib.errors import ConfigError, LeaseLostError, ShardError
+from rudalle_lib.errors import ConfigError, LeaseLostError, ShardError, TrainingError
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,7 @@ from rudalle_lib.errors import ConfigError, LeaseLostError, ShardError
     [
         (ShardError("1 of 2 shards failed."), FAILED, "1 of 2 shards failed."),
         (LeaseLostError("The lease is lost."), FAILED, "The lease is lost."),
+        (TrainingError("Process 0 has died."), FAILED, "Process 0 has died."),
         (ConfigError("No such setting."), BAD_INPUT, "No such setting."),
         (MemoryError(), FAILED, "Out of memory. Finished work is kept; run the same command"),
         (OSError(errno.ENOSPC, "No space left", "/x/y"), FAILED, "The disk of /x/y is full; free"),

@@ -14,7 +14,10 @@ import yaml
 DATASET = Path(__file__).resolve().parents[2] / "data/before_rooms/dataset"
 """A finished run."""
 
-WATCHED = ("torch", "transformers", "tokenizers", "prefect", "pandas", "PIL", "s3fs", "gradio")
+WATCHED = (
+    *("torch", "transformers", "tokenizers", "prefect", "pandas", "PIL", "s3fs", "gradio"),
+    *("accelerate", "peft"),
+)
 """Packages that take long to import."""
 
 SCRIPT = f"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ KEYS = dict(reference.keys())
 
 def test_the_page_in_docs_is_what_the_command_prints() -> None:
     assert PAGE.read_text("utf-8") == reference.render(), "run `make docs`"
+
+
+def test_the_keys_of_a_fine_tuning_in_docs_are_what_the_command_writes() -> None:
+    page = PAGE.with_name("training.md").read_text("utf-8")
+    assert page == reference.with_training_keys(page), "run `make docs`"
+    for key in ("output", "data", "lora.rank", "evaluation.every", "runtime.devices"):
+        assert re.search(rf"^\| `[a-z.]*{re.escape(key)}` \|", page, re.M), key
 
 
 def test_every_key_of_every_section_is_there_with_a_description() -> None:

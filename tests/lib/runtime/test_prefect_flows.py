@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_the_flows_of_this_package_are_found_and_no_others(folder: Path) -> None:
     expected = [
-        *(f"flows/{module.rpartition('.')[2]}.py" for module in prefect_flows.MODULES.values()),
+        *(f"{module.replace('.', '/')}.py" for module in prefect_flows.MODULES.values()),
         "tasks",
     ]
     assert load(folder).splitlines() == [str(ROOT / path) for path in expected]

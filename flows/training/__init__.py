@@ -1,0 +1,1 @@
+"""The flow that fine-tunes, and its view in terminals."""

@@ -1,0 +1,1 @@
+"""One thin Prefect task per part of a fine-tuning: encode, train, export."""
