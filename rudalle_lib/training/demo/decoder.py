@@ -15,30 +15,27 @@ from __future__ import annotations
 import argparse
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rudalle_lib.config.fine_tune import EvaluationConfig, TrainingConfig
 from rudalle_lib.demo.captions import caption_variant, partial_caption, russian_caption
 from rudalle_lib.demo.scenes import Scene, place, random_scene
-from rudalle_lib.models.dalle import Dalle, DalleConfig
+from rudalle_lib.models.dalle import Dalle, DalleConfig, DalleLoss
 from rudalle_lib.text.tokenizer import Tokenizer
 from rudalle_lib.training.demo.samples import sample_tokens
 from rudalle_lib.training.demo.scene_tokens import CODES, GRID, scene_tokens, shows
 from rudalle_lib.training.demo.tokenizer import train_tokenizer
+from rudalle_lib.training.figures import printer
 from rudalle_lib.training.muon import Muon
-from rudalle_lib.training.run import (
-    TrainingRun,
-    WeightAverage,
-    cosine,
-    descend,
-    export,
-    set_learning_rate,
-)
+from rudalle_lib.training.run import export
+from rudalle_lib.training.task import Batch, Task
+from rudalle_lib.training.trainer import train as train_task
 
 TEXT_LENGTH, PIECES = 24, 384
 """Text positions, and size of the tokenizer's vocabulary."""
@@ -58,9 +55,6 @@ CAPTIONS = 20_000
 
 CHECK_EVERY = 250
 """Steps between measurements on held-out samples, which are only logged."""
-
-Batch = tuple[Tensor, Tensor]
-"""Text ids int64 [B, 24] and image tokens int64 [B, 256]."""
 
 
 def make_config(pieces: int) -> DalleConfig:
@@ -108,52 +102,79 @@ def train_caption_tokenizer(work: Path, seed: int) -> Path:
     return path
 
 
-def batches(tokenizer: Tokenizer, seed: int, first: int, last: int) -> Iterator[Batch]:
-    """Yield the batches of steps `first` to `last` (excluded), each with new scenes."""
-    for step in range(first, last):
-        text, image = [], []
-        for index in range(step * BATCH, (step + 1) * BATCH):
-            scene, rng = scene_of(seed, index)
-            image.append(scene_tokens(scene.background, place(scene, rng)).ravel())
-            text.append(tokenizer.encode_text(_training_text(scene, rng), TEXT_LENGTH).ids)
-        yield torch.tensor(text), torch.from_numpy(np.stack(image).astype(np.int64))
+def make_batch(tokenizer: Tokenizer, seed: int, step: int, rows: range) -> Batch:
+    """Make a part of the batch of a step, from new scenes.
+
+    Returns:
+        `text`, ids int64 [n, 24], and `image`, tokens int64 [n, 256].
+    """
+    text, image = [], []
+    for row in rows:
+        scene, rng = scene_of(seed, step * BATCH + row)
+        image.append(scene_tokens(scene.background, place(scene, rng)).ravel())
+        text.append(tokenizer.encode_text(_training_text(scene, rng), TEXT_LENGTH).ids)
+    tokens = torch.from_numpy(np.stack(image).astype(np.int64))
+    return {"text": torch.tensor(text), "image": tokens}
+
+
+class DemoDecoder(Task):
+    """A new decoder, and the scenes that it learns.
+
+    Args:
+        tokenizer: the tokenizer of the captions.
+        seed: seed of weights and scenes.
+        compile: whether to compile the network for the processor.
+    """
+
+    model: Dalle
+
+    def __init__(self, tokenizer: Tokenizer, seed: int, compile: bool = False) -> None:
+        torch.manual_seed(seed)
+        self.model = Dalle(make_config(tokenizer.vocab_size))
+        self.model.init_weights(embedding_std=0.5, position_std=0.3, branch_gain=0.3)
+        self.tokenizer, self.seed = tokenizer, seed
+        self._loss: Callable[..., DalleLoss] = (
+            torch.compile(self.model.loss) if compile else self.model.loss
+        )
+
+    def batch(self, step: int, rows: range) -> Batch:
+        """Return `text` and `image`, see `make_batch`."""
+        return make_batch(self.tokenizer, self.seed, step, rows)
+
+    def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return the losses of the network."""
+        losses = self._loss(batch["text"], batch["image"])
+        return {"loss": losses.total, "text": losses.text, "image": losses.image}
+
+    def optimizers(self, training: TrainingConfig) -> Sequence[torch.optim.Optimizer]:
+        """Return Muon and AdamW."""
+        return make_optimizers(self.model)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Return the `agreement` of some samples."""
+        return {"agreement": agreement(self.model, self.tokenizer, 96)}
 
 
 def train(
     work: Path, tokenizer: Tokenizer, steps: int, seed: int, compile: bool
 ) -> tuple[Dalle, float]:
     """Train or resume; return the averaged decoder and the minutes of training."""
-    torch.manual_seed(seed)
-    model = Dalle(make_config(tokenizer.vocab_size))
-    model.init_weights(embedding_std=0.5, position_std=0.3, branch_gain=0.3)
-    muon, adam = make_optimizers(model)
-    average = WeightAverage(model, 0.998)
-    run = TrainingRun(work, model=model, muon=muon, adam=adam, average=average)
-    first = run.resume()
-    loss_of = torch.compile(model.loss) if compile else model.loss
-    for step, (text, image) in enumerate(batches(tokenizer, seed, first, steps), first):
-        set_learning_rate(muon, MUON_RATE * cosine(step, steps, WARMUP))
-        set_learning_rate(adam, RATE * cosine(step, steps, WARMUP))
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = loss_of(text, image)
-        descend(loss.total, model.parameters(), muon, adam)
-        average.update(model, step)
-        if step % 50 == 0:
-            run.log(step=step, text=loss.text.item(), image=loss.image.item())
-        if step % CHECK_EVERY == CHECK_EVERY - 1:
-            run.log(step=step, agreement=agreement(model, average, tokenizer, 96))
-        run.save(step + 1, last=step + 1 == steps)
-    model.load_state_dict(average.averaged(model))
-    return model.eval(), run.minutes
+    task = DemoDecoder(tokenizer, seed, compile)
+    training = TrainingConfig(
+        steps=steps, batch_size=BATCH, learning_rate=RATE, warmup_steps=WARMUP, average=0.998
+    )
+    trained = train_task(
+        task, training, work=work, seed=seed, device="cpu", on_figures=printer(),
+        evaluation=EvaluationConfig(every=CHECK_EVERY) if steps >= CHECK_EVERY else None,
+    )  # fmt: skip
+    return task.model, trained.seconds / 60
 
 
-def agreement(model: Dalle, average: WeightAverage, tokenizer: Tokenizer, count: int) -> float:
+def agreement(model: Dalle, tokenizer: Tokenizer, count: int) -> float:
     """Return the share of held-out captions for which one sample matches its scene exactly."""
     rng = random.Random(99)
     scenes = [random_scene(rng, held_out=True) for _ in range(count)]
-    averaged = Dalle(model.config)
-    averaged.load_state_dict(average.averaged(model))
-    tokens = sample_tokens(averaged.eval(), tokenizer, scenes, seed=0).numpy()
+    tokens = sample_tokens(model.eval(), tokenizer, scenes, seed=0).numpy()
     return sum(map(shows, tokens, scenes)) / count
 
 
@@ -166,8 +187,8 @@ def make_optimizers(model: Dalle) -> tuple[torch.optim.Optimizer, torch.optim.Op
     others = [p for p in named.values() if id(p) not in seen]
     groups = [{"params": [head], "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
     return (
-        Muon(matrices, weight_decay=0.1),
-        torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True),
+        Muon(matrices, lr=MUON_RATE, weight_decay=0.1),
+        torch.optim.AdamW(groups, lr=RATE, betas=(0.9, 0.95), fused=True),
     )
 
 
@@ -203,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tensors = {name: value.half() for name, value in model.state_dict().items()}
     export(options.out, tensors, asdict(model.config), card)
     shutil.copy(bpe, options.out / "bpe.model")
-    TrainingRun(options.work).log(exported=str(options.out))
+    print(f"written: {options.out}")
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from rudalle_lib.config.fine_tune import TrainingConfig
 from rudalle_lib.demo.captions import russian_caption
 from rudalle_lib.demo.checker import check
 from rudalle_lib.demo.drawing import draw_scene
@@ -38,15 +39,11 @@ from rudalle_lib.text.tokenizer import Tokenizer
 from rudalle_lib.training.demo.decoder import caption_of, scene_of
 from rudalle_lib.training.demo.samples import draw_samples, to_uint8
 from rudalle_lib.training.demo.vqgan import load_vqgan, to_float
+from rudalle_lib.training.figures import printer
 from rudalle_lib.training.muon import Muon
-from rudalle_lib.training.run import (
-    TrainingRun,
-    WeightAverage,
-    cosine,
-    descend,
-    export,
-    set_learning_rate,
-)
+from rudalle_lib.training.run import export
+from rudalle_lib.training.task import Batch, Task
+from rudalle_lib.training.trainer import train as train_task
 
 CONTEXT = 32
 """Text positions."""
@@ -255,6 +252,59 @@ def malformed_loss(text: Tensor, image: Tensor, scale: Tensor) -> Tensor:
     return F.softplus(-scale * margins).mean()
 
 
+class DemoRuClip(Task):
+    """A new ruCLIP, and the images and captions that it learns.
+
+    Args:
+        data: the output of `prepare`.
+        tokenizer: the tokenizer of the captions.
+        seed: seed of weights and batches.
+        compile: whether to compile the image encoder for the processor.
+    """
+
+    model: RuClip
+    can_split = False
+
+    def __init__(
+        self, data: dict[str, LabelledImages], tokenizer: Tokenizer, seed: int, compile: bool
+    ) -> None:
+        torch.manual_seed(seed)
+        self.model = RuClip(make_config(tokenizer.vocab_size))
+        self._data, self._tokenizer, self._seed = data, tokenizer, seed
+        self._mean = torch.tensor(self.model.config.mean).view(3, 1, 1)
+        self._std = torch.tensor(self.model.config.std).view(3, 1, 1)
+        encode = self.model.encode_image
+        self._encode_image = torch.compile(encode) if compile else encode
+        # On CPUs compiled plain attention is faster: fused attention has a slow backward pass.
+        self._attention = SDPBackend.MATH if compile else SDPBackend.FLASH_ATTENTION
+
+    def batch(self, step: int, rows: range) -> Batch:
+        """Return the parts of a `ContrastiveBatch`."""
+        batch = ContrastiveBatch(self._data, self._tokenizer, self._seed, step)
+        return {"image": batch.images, "text": batch.text, "same": batch.same_caption}
+
+    def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return both losses, and the scale of the cosines."""
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(self._attention):
+            image = self._encode_image((batch["image"] - self._mean) / self._std)
+            text = self.model.encode_text(batch["text"])
+        image, text = F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
+        scale = self.model.logit_scale.exp()
+        contrastive = contrastive_loss(text, image, scale, batch["same"])
+        margin = malformed_loss(text, image, scale)
+        losses = {"contrastive": contrastive, "margin": margin, "scale": scale}
+        return {"loss": contrastive + margin, **losses}
+
+    def optimizers(self, training: TrainingConfig) -> Sequence[torch.optim.Optimizer]:
+        """Return Muon and AdamW."""
+        return make_optimizers(self.model)
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Keep the scale at 100 or less."""
+        self.model.logit_scale.clamp_(max=4.6052)
+
+
 def train(
     work: Path,
     data: dict[str, LabelledImages],
@@ -264,37 +314,12 @@ def train(
     compile: bool,
 ) -> tuple[RuClip, float]:
     """Train or resume; return the averaged network and the minutes of training."""
-    torch.manual_seed(seed)
-    model = RuClip(make_config(tokenizer.vocab_size))
-    muon, adam = make_optimizers(model)
-    average = WeightAverage(model, 0.99)
-    mean = torch.tensor(model.config.mean).view(3, 1, 1)
-    std = torch.tensor(model.config.std).view(3, 1, 1)
-    run = TrainingRun(work, model=model, muon=muon, adam=adam, average=average)
-    first = run.resume()
-    encode_image = torch.compile(model.encode_image) if compile else model.encode_image
-    for step in range(first, steps):
-        set_learning_rate(muon, MUON_RATE * cosine(step, steps, WARMUP))
-        set_learning_rate(adam, RATE * cosine(step, steps, WARMUP))
-        batch = ContrastiveBatch(data, tokenizer, seed, step)
-        # On CPUs compiled plain attention is faster: fused attention has a slow backward pass.
-        plain = SDPBackend.MATH if compile else SDPBackend.FLASH_ATTENTION
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(plain):
-            image = encode_image((batch.images - mean) / std)
-            text = model.encode_text(batch.text)
-        image, text = F.normalize(image.float(), dim=1), F.normalize(text.float(), dim=1)
-        scale = model.logit_scale.exp()
-        loss = contrastive_loss(text, image, scale, batch.same_caption)
-        margin = malformed_loss(text, image, scale)
-        descend(loss + margin, model.parameters(), muon, adam)
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=4.6052)
-        average.update(model, step)
-        if step % 50 == 0:
-            run.log(step=step, contrastive=loss.item(), margin=margin.item(), scale=scale.item())
-        run.save(step + 1, last=step + 1 == steps)
-    model.load_state_dict(average.averaged(model))
-    return model.eval(), run.minutes
+    task = DemoRuClip(data, tokenizer, seed, compile)
+    training = TrainingConfig(
+        steps=steps, batch_size=BATCH, warmup_steps=WARMUP, average=0.99, dtype="float32"
+    )
+    trained = train_task(task, training, work=work, seed=seed, device="cpu", on_figures=printer())
+    return task.model, trained.seconds / 60
 
 
 def make_optimizers(model: RuClip) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
@@ -303,8 +328,8 @@ def make_optimizers(model: RuClip) -> tuple[torch.optim.Optimizer, torch.optim.O
     matrices = {n: p for n, p in named.items() if p.dim() == 2 and "resblocks" in n}
     others = [p for n, p in named.items() if n not in matrices]
     return (
-        Muon(matrices.values(), weight_decay=0.05),
-        torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.05),
+        Muon(matrices.values(), lr=MUON_RATE, weight_decay=0.05),
+        torch.optim.AdamW(others, lr=RATE, betas=(0.9, 0.98), weight_decay=0.05),
     )
 
 
@@ -343,7 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tensors = {name: value.half() for name, value in model.state_dict().items()}
     export(options.out, tensors, asdict(model.config), card)
     shutil.copy(options.decoder / "bpe.model", options.out / "bpe.model")
-    TrainingRun(options.work).log(exported=str(options.out))
+    print(f"written: {options.out}")
 
 
 if __name__ == "__main__":

@@ -23,19 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rudalle_lib.config.fine_tune import TrainingConfig
 from rudalle_lib.demo.drawing import draw_placements
 from rudalle_lib.demo.scenes import place, random_scene
 from rudalle_lib.models.rrdbnet import RrdbNet, RrdbNetConfig
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.training.demo.vqgan import load_vqgan, psnr, round_trip, to_float
-from rudalle_lib.training.run import (
-    TrainingRun,
-    WeightAverage,
-    cosine,
-    descend,
-    export,
-    set_learning_rate,
-)
+from rudalle_lib.training.figures import printer
+from rudalle_lib.training.run import export
+from rudalle_lib.training.task import Batch, Task
+from rudalle_lib.training.trainer import train as train_task
 
 CONFIG = RrdbNetConfig(scale=2, num_features=32, num_blocks=4, growth=16)
 """Architecture of the demo network."""
@@ -90,31 +87,48 @@ def start_from_colours(model: RrdbNet) -> None:
         model.conv_last.weight[colour, 4 * colour : 4 * colour + 4, 1, 1] += 1 / 4
 
 
+class SuperResolution(Task):
+    """An initial network, and the batches from which it learns.
+
+    Args:
+        vqgan: makes the soft half of the inputs.
+        seed: seed of weights and batches.
+    """
+
+    model: RrdbNet
+
+    def __init__(self, vqgan: VqGan, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model = RrdbNet(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        start_from_colours(self.model)
+        self.soft, self.seed = soft_pairs(vqgan, POOL, seed), seed
+
+    def batch(self, step: int, rows: range) -> Batch:
+        """Return `input` and `target`, see `make_batch`."""
+        inputs, targets = make_batch(random.Random(f"{self.seed}/{step}"), self.soft)
+        part = slice(rows.start, rows.stop)
+        return {"input": inputs[part], "target": targets[part]}
+
+    def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return the L1 and mean square loss, and the PSNR in dB."""
+        output, target = model(batch["input"]).float(), batch["target"]
+        loss = F.l1_loss(output, target) + 2 * F.mse_loss(output, target)
+        return {"loss": loss, "psnr": psnr(output.detach() * 2 - 1, target * 2 - 1).mean()}
+
+    def optimizers(self, training: TrainingConfig) -> list[torch.optim.Optimizer]:
+        """Return AdamW with a shorter memory than the default."""
+        rate = training.learning_rate
+        return [torch.optim.AdamW(self.model.parameters(), lr=rate, betas=(0.9, 0.99))]
+
+
 def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> tuple[RrdbNet, float]:
     """Train or resume; return the averaged network and the minutes of training."""
-    torch.manual_seed(seed)
-    model = RrdbNet(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    start_from_colours(model)
-    soft = soft_pairs(vqgan, POOL, seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.99))
-    average = WeightAverage(model, 0.99)
-    run = TrainingRun(work, model=model, optimizer=optimizer, average=average)
-    first = run.resume()
-    for step in range(first, steps):
-        set_learning_rate(optimizer, RATE * cosine(step, steps, 30))
-        inputs, targets = make_batch(random.Random(f"{seed}/{step}"), soft)
-        with torch.autocast("cpu", torch.bfloat16):
-            output = model(inputs)
-        output = output.float()
-        loss = F.l1_loss(output, targets) + 2 * F.mse_loss(output, targets)
-        descend(loss, model.parameters(), optimizer)
-        average.update(model, step)
-        if step % 50 == 0:
-            quality = psnr(output.detach() * 2 - 1, targets * 2 - 1).mean().item()
-            run.log(step=step, loss=loss.item(), psnr=quality)
-        run.save(step + 1, last=step + 1 == steps)
-    model.load_state_dict(average.averaged(model))
-    return model.eval(), run.minutes
+    task = SuperResolution(vqgan, seed)
+    training = TrainingConfig(
+        steps=steps, batch_size=BATCH, learning_rate=RATE, warmup_steps=30, average=0.99
+    )
+    trained = train_task(task, training, work=work, seed=seed, device="cpu", on_figures=printer())
+    return task.model, trained.seconds / 60
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -141,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     tensors = {name: value.half() for name, value in model.state_dict().items()}
     export(options.out, tensors, asdict(CONFIG), card)
-    TrainingRun(options.work).log(exported=str(options.out))
+    print(f"written: {options.out}")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import sentencepiece
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rudalle_lib.config.fine_tune import TrainingConfig
 from rudalle_lib.demo.captions import (
     background_ru,
     english_caption,
@@ -35,14 +36,10 @@ from rudalle_lib.demo.captions import (
 )
 from rudalle_lib.demo.scenes import Scene, random_scene
 from rudalle_lib.text.translation import Translator
-from rudalle_lib.training.run import (
-    TrainingRun,
-    WeightAverage,
-    cosine,
-    descend,
-    export,
-    set_learning_rate,
-)
+from rudalle_lib.training.figures import printer
+from rudalle_lib.training.run import cosine, export
+from rudalle_lib.training.task import Batch, Task
+from rudalle_lib.training.trainer import train as train_task
 from rudalle_lib.weights.marian import load_marian, load_tokenizer
 
 if TYPE_CHECKING:
@@ -78,7 +75,6 @@ class Options:
         work: folder for vocabulary, log and checkpoint.
         out: weights folder to write.
         steps: number of steps.
-        minutes: time limit, or None.
         seed: seed of captions, weights and dropout.
         bfloat16: whether to train under bfloat16 autocast.
         examples: captions per measured figure.
@@ -87,7 +83,6 @@ class Options:
     work: Path
     out: Path
     steps: int = 2500
-    minutes: float | None = None
     seed: int = 1
     bfloat16: bool = False
     examples: int = 2000
@@ -196,47 +191,58 @@ def encode_batch(tokenizer: MarianTokenizer, pairs: Sequence[tuple[str, str]]) -
     return {**encoded, "labels": encoded["labels"].masked_fill(padded, NO_LABEL)}
 
 
+class Translation(Task):
+    """A new network, and the pairs of captions that it learns.
+
+    Args:
+        tokenizer: the Marian tokenizer.
+        seed: seed of weights and captions.
+    """
+
+    model: MarianMTModel
+    can_split = False  # the loss is a mean over tokens
+
+    def __init__(self, tokenizer: MarianTokenizer, seed: int) -> None:
+        from transformers import MarianMTModel
+
+        torch.manual_seed(seed)
+        self.model = MarianMTModel(make_config(tokenizer))
+        self._tokenizer, self._seed = tokenizer, seed
+
+    def batch(self, step: int, rows: range) -> Batch:
+        """Return new caption pairs, see `encode_batch`."""
+        return encode_batch(self._tokenizer, list(caption_pairs(f"{self._seed} {step}", BATCH)))
+
+    def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return the cross-entropy."""
+        return {"loss": model(**batch).loss}
+
+    def optimizers(self, training: TrainingConfig) -> list[torch.optim.Optimizer]:
+        """Return AdamW."""
+        rate, decay = training.learning_rate, training.weight_decay
+        parameters = self.model.parameters()
+        return [torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=decay)]
+
+    def schedule(self, step: int, training: TrainingConfig) -> float:
+        """Return a cosine after a warm-up."""
+        return cosine(step, training.steps, training.warmup_steps)
+
+
 def train(options: Options, tokenizer: MarianTokenizer) -> tuple[MarianMTModel, float]:
     """Train or resume; return the averaged network and the minutes of training."""
-    from transformers import MarianMTModel
-
-    torch.manual_seed(options.seed)
-    model = MarianMTModel(make_config(tokenizer)).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.01)
-    average = WeightAverage(model, DECAY)
-    run = TrainingRun(options.work, model=model, optimizer=optimizer, average=average)
-    first = run.resume()
-    for step in range(first, options.steps):
-        late = run.minutes / options.minutes * options.steps if options.minutes else 0.0
-        if late >= options.steps:
-            break
-        schedule = cosine(max(step, int(late)), options.steps, min(WARMUP, options.steps // 4))
-        set_learning_rate(optimizer, RATE * schedule)
-        torch.manual_seed(
-            options.seed * 1_000_003 + step
-        )  # so that dropout is the same after a resume
-        pairs = list(caption_pairs(f"{options.seed} {step}", BATCH))
-        loss = _step(model, optimizer, encode_batch(tokenizer, pairs), options.bfloat16)
-        average.update(model, step)
-        if step % 50 == 0:
-            run.log(step=step, loss=loss)
-        run.save(step + 1, last=step + 1 == options.steps)
-    with torch.no_grad():  # the state dict has four names for tied embeddings
-        for name, parameter in model.named_parameters():
-            parameter.copy_(average.values[name])
-    return model.eval(), run.minutes
-
-
-def _step(
-    model: MarianMTModel,
-    optimizer: torch.optim.Optimizer,
-    batch: dict[str, Tensor],
-    bfloat16: bool,
-) -> float:
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        loss: Tensor = model(**batch).loss
-    descend(loss, model.parameters(), optimizer)
-    return float(loss.detach())
+    task = Translation(tokenizer, options.seed)
+    training = TrainingConfig(
+        steps=options.steps,
+        batch_size=BATCH,
+        learning_rate=RATE,
+        warmup_steps=min(WARMUP, options.steps // 4),
+        average=DECAY,
+        dtype="bfloat16" if options.bfloat16 else "float32",
+    )
+    trained = train_task(
+        task, training, work=options.work, seed=options.seed, device="cpu", on_figures=printer()
+    )
+    return task.model, trained.seconds / 60
 
 
 def exact_share(translator: Translator, count: int, seed: int, varied: bool) -> float:
@@ -289,7 +295,6 @@ def model_card(
     options: Options, figures: dict[str, float], minutes: float, parameters: int
 ) -> list[str]:
     """Return the lines of `MODEL_CARD.md`."""
-    limit = f" --minutes {options.minutes:g}" if options.minutes else ""
     precision = " --bfloat16" if options.bfloat16 else ""
     return [
         "# demo-marian",
@@ -300,7 +305,7 @@ def model_card(
         "- data: pairs of captions made by `rudalle_lib.demo.captions`, held-out combinations "
         "excluded",
         f"- command: `python -m rudalle_lib.training.demo.translation --steps {options.steps} "
-        f"--seed {options.seed}{limit}{precision}`",
+        f"--seed {options.seed}{precision}`",
         f"- minutes on 2 CPU cores: {minutes:.0f}",
         f"- captions of held-out combinations translated exactly ({options.examples} each): "
         f"canonical English {figures['canonical']:.2%}, varied English {figures['varied']:.2%}",
@@ -315,7 +320,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for log and checkpoint")
     parser.add_argument("--steps", type=int, default=Options.steps)
     parser.add_argument("--seed", type=int, default=Options.seed)
-    parser.add_argument("--minutes", type=float, help="time limit; the schedule is adapted to it")
     parser.add_argument("--bfloat16", action="store_true", help="train under bfloat16 autocast")
     parser.add_argument(
         "--examples", type=int, default=Options.examples, help="captions per measured figure"
@@ -325,7 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_vocabulary(options.work, options.seed)
     model, minutes = train(options, load_tokenizer(options.work))
     figures = write_model(options, model, minutes)
-    TrainingRun(options.work).log(exported=str(options.out), **figures)
+    print(f"written: {options.out}, {figures}")
 
 
 if __name__ == "__main__":

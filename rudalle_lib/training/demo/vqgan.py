@@ -32,17 +32,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from rudalle_lib.config.fine_tune import TrainingConfig
 from rudalle_lib.demo.drawing import draw_scene
 from rudalle_lib.demo.scenes import random_scene
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
-from rudalle_lib.training.run import (
-    TrainingRun,
-    WeightAverage,
-    cosine,
-    descend,
-    export,
-    set_learning_rate,
-)
+from rudalle_lib.training.figures import printer
+from rudalle_lib.training.run import cosine, export
+from rudalle_lib.training.task import Batch, Task
+from rudalle_lib.training.trainer import train as train_task
 
 CONFIG = VqGanConfig(
     resolution=128,
@@ -211,46 +208,77 @@ def phases(crop: int, full: int, settle: int, price: float, settle_price: float)
     ]
 
 
+class Learner(nn.Module):
+    """The network and the codebook that follows it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vqgan = VqGan(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        middle = self.vqgan.encoder.mid
+        for last in (middle.block_1.conv2, middle.attn_1.proj_out, middle.block_2.conv2):
+            nn.init.zeros_(last.weight)  # the middle is bypassed, so that codes are local
+            nn.init.zeros_(last.bias)
+        middle.requires_grad_(False)
+        self.book = EmaCodebook(CONFIG.n_embed, CONFIG.embed_dim)
+
+
+class DemoVqGan(Task):
+    """A new network, and the phases of its training.
+
+    Args:
+        plan: the phases.
+        seed: seed of weights, images and codes.
+    """
+
+    model: Learner
+    can_split = False
+
+    def __init__(self, plan: Sequence[Phase], seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model, self._seed = Learner(), seed
+        self.steps = [(phase, place) for phase in plan for place in range(phase.steps)]
+
+    def batch(self, step: int, rows: range) -> Batch:
+        """Return `image`, see `random_images`."""
+        phase, _ = self.steps[step]
+        return {"image": phase.batch(random.Random(self._seed * 1_000_003 + step))}
+
+    def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return the loss, its part for the codes, the PSNR in dB and the number of codes used."""
+        book, images, (phase, _) = self.model.book, batch["image"], self.steps[step]
+        book.price = phase.price * min(1.0, max(0.0, (step - PRICE_FROM) / PRICE_RAMP))
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+        loss, output, commitment, used = _step(self.model.vqgan, book, images, step, generator)
+        quality = psnr(output.detach(), images).mean()
+        return {"loss": loss, "commitment": commitment, "psnr": quality, "codes": used}
+
+    def optimizers(self, training: TrainingConfig) -> list[torch.optim.Optimizer]:
+        """Return AdamW, whose learning rate is all in the `schedule`."""
+        learnt = [p for p in self.model.parameters() if p.requires_grad]
+        return [torch.optim.AdamW(learnt, lr=1.0, betas=(0.9, 0.99), weight_decay=1e-4)]
+
+    def schedule(self, step: int, training: TrainingConfig) -> float:
+        """Return the learning rate of the phase."""
+        phase, place = self.steps[step]
+        return phase.learning_rate(place)
+
+
 def train(work: Path, plan: Sequence[Phase], seed: int) -> tuple[VqGan, EmaCodebook, float]:
     """Train or resume; return the averaged network, its codebook and the minutes of training."""
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    model = VqGan(CONFIG).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    middle = model.encoder.mid
-    for last in (middle.block_1.conv2, middle.attn_1.proj_out, middle.block_2.conv2):
-        nn.init.zeros_(last.weight)  # the middle is bypassed, so that codes are local
-        nn.init.zeros_(last.bias)
-    middle.requires_grad_(False)
-    book = EmaCodebook(CONFIG.n_embed, CONFIG.embed_dim)
-    learnt = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learnt, lr=CROP_RATE, betas=(0.9, 0.99), weight_decay=1e-4)
-    average = WeightAverage(model, 0.995)
-    run = TrainingRun(work, model=model, book=book, optimizer=optimizer, average=average)
-    first = run.resume()
-    steps = [(phase, place) for phase in plan for place in range(phase.steps)]
-    for step, (phase, place) in enumerate(steps[first:], first):
-        set_learning_rate(optimizer, phase.learning_rate(place))
-        book.price = phase.price * min(1.0, max(0.0, (step - PRICE_FROM) / PRICE_RAMP))
-        images = phase.batch(random.Random(seed * 1_000_003 + step))
-        loss, output, commitment, used = _step(model, book, images, step, generator)
-        descend(loss, learnt, optimizer)
-        average.update(model, step)
-        if step % 50 == 0:
-            quality = psnr(output.detach(), images).mean().item()
-            run.log(step=step, loss=loss.item(), commitment=commitment, psnr=quality, codes=used)
-        run.save(step + 1, last=step + 1 == len(steps))
-    model.load_state_dict(average.averaged(model))
-    return model.eval(), book, run.minutes
+    task = DemoVqGan(plan, seed)
+    training = TrainingConfig(steps=len(task.steps), average=0.995, dtype="float32")
+    trained = train_task(task, training, work=work, seed=seed, device="cpu", on_figures=printer())
+    return task.model.vqgan, task.model.book, trained.seconds / 60
 
 
 def _step(
     model: VqGan, book: EmaCodebook, images: Tensor, step: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, float, int]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, output, commitment loss and number of codes used for one batch."""
     with torch.autocast("cpu", torch.bfloat16):
         features = model.encode_features(images).float()
     if step < UNQUANTISED_STEPS:
-        quantised, commitment, used = features, torch.zeros(()), 0
+        quantised, commitment, used = features, torch.zeros(()), torch.zeros(())
         if step == UNQUANTISED_STEPS - 1:
             many = random_images(random.Random(step), 96)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -265,13 +293,13 @@ def _step(
         book.follow(flat.detach(), generator)
         commitment = F.mse_loss(features, codes)
         quantised = features + (codes - features).detach()
-        used = int(index.unique().numel())
+        used = torch.tensor(index.unique().numel())
     with torch.autocast("cpu", torch.bfloat16):
         output = model.decode_features(quantised)
     return (
         reconstruction_loss(output, images) + 0.25 * commitment,
         output,
-        float(commitment.detach()),
+        commitment,
         used,
     )
 
@@ -385,7 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"- perplexity of the tokens: {perplexity:.1f}",
     ]
     export(options.out, stored_tensors(model), asdict(CONFIG), card)
-    TrainingRun(options.work).log(exported=str(options.out), psnr=decibels, perplexity=perplexity)
+    print(f"written: {options.out}, {decibels:.1f} dB, perplexity {perplexity:.1f}")
 
 
 if __name__ == "__main__":

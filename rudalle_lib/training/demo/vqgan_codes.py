@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rudalle_lib.config.fine_tune import TrainingConfig
 from rudalle_lib.demo.drawing import PALETTE, draw_placements
 from rudalle_lib.demo.scenes import (
     STEP,
@@ -38,6 +39,7 @@ from rudalle_lib.demo.scenes import (
     random_scene,
 )
 from rudalle_lib.models.vqgan import VqGan
+from rudalle_lib.training.checkpoints import read_checkpoint
 from rudalle_lib.training.demo.scene_tokens import CODES, GRID, PLAIN, edges, scene_tokens
 from rudalle_lib.training.demo.vqgan import (
     held_out_images,
@@ -49,13 +51,10 @@ from rudalle_lib.training.demo.vqgan import (
     to_float,
     write_gumbel_form,
 )
-from rudalle_lib.training.run import (
-    TrainingRun,
-    WeightAverage,
-    cosine,
-    export,
-    set_learning_rate,
-)
+from rudalle_lib.training.figures import printer
+from rudalle_lib.training.run import cosine, export
+from rudalle_lib.training.task import Batch, Task
+from rudalle_lib.training.trainer import train as train_task
 
 RATE, WARMUP = 1e-3, 30
 """Peak learning rate and number of warm-up steps."""
@@ -168,34 +167,61 @@ def edge_loss(output: Tensor, images: Tensor) -> Tensor:
     return (errors / contrast.clamp(min=FAINTEST) * (contrast > 0)).mean()
 
 
+class FixedCodes(Task):
+    """A network that learns the codes of `scene_tokens`.
+
+    Args:
+        vqgan: the network, changed in place.
+        seed: seed of the batches.
+        steps: steps of the whole training; the first ones use crops.
+    """
+
+    model: VqGan
+    can_split = False
+
+    def __init__(self, vqgan: VqGan, seed: int, steps: int) -> None:
+        self.model, self._seed, self._crops = vqgan, seed, CROP_SHARE * steps
+
+    def batch(self, step: int, rows: range) -> Batch:
+        """Return `tokens` and `image`, see `make_batch`."""
+        crop = step < self._crops
+        count = CROP_BATCH if crop else FULL_BATCH
+        tokens, images = make_batch(random.Random(f"{self._seed}/{step}"), count, crop)
+        return {"tokens": tokens, "image": images}
+
+    def losses(self, model: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+        """Return both losses and the PSNR in dB."""
+        choice, image, output = losses(self.model, batch["tokens"], batch["image"])
+        quality = psnr(output.detach(), batch["image"]).mean()
+        return {"loss": choice + image, "choice": choice, "image": image, "psnr": quality}
+
+    def optimizers(self, training: TrainingConfig) -> list[torch.optim.Optimizer]:
+        """Return AdamW."""
+        rate = training.learning_rate
+        return [torch.optim.AdamW(self.model.parameters(), lr=rate, betas=(0.9, 0.99))]
+
+    def schedule(self, step: int, training: TrainingConfig) -> float:
+        """Return a cosine that falls lower than by default."""
+        return cosine(step, training.steps, training.warmup_steps, 0.02)
+
+    def clipped(self) -> Sequence[Iterable[nn.Parameter]]:
+        """Return what reads images and what draws them, which learn from losses of their own."""
+        model = self.model
+        reader = nn.ModuleList([model.encoder, model.quant_conv, model.quantize.proj])
+        painter = nn.ModuleList([model.quantize.embed, model.post_quant_conv, model.decoder])
+        return [half.parameters() for half in (reader, painter)]
+
+
 def train(work: Path, vqgan: VqGan, steps: int, seed: int) -> float:
     """Train `vqgan` in place, or resume; return the minutes of training."""
-    reader = nn.ModuleList([vqgan.encoder, vqgan.quant_conv, vqgan.quantize.proj])
-    painter = nn.ModuleList([vqgan.quantize.embed, vqgan.post_quant_conv, vqgan.decoder])
-    optimizer = torch.optim.AdamW(vqgan.parameters(), lr=RATE, betas=(0.9, 0.99))
-    average = WeightAverage(vqgan, 0.99)
-    run = TrainingRun(work, model=vqgan, optimizer=optimizer, average=average)
-    first = run.resume()
-    if first == 0:
+    task = FixedCodes(vqgan, seed, steps)
+    if read_checkpoint(work) is None:
         start_codes(vqgan, random.Random(f"{seed}/start"))
-    for step in range(first, steps):
-        set_learning_rate(optimizer, RATE * cosine(step, steps, WARMUP, 0.02))
-        crop = step < CROP_SHARE * steps
-        count = CROP_BATCH if crop else FULL_BATCH
-        tokens, images = make_batch(random.Random(f"{seed}/{step}"), count, crop)
-        choice, image, output = losses(vqgan, tokens, images)
-        optimizer.zero_grad(set_to_none=True)
-        (choice + image).backward()
-        for half in (reader, painter):
-            nn.utils.clip_grad_norm_(half.parameters(), 1.0)
-        optimizer.step()
-        average.update(vqgan, step)
-        if step % 50 == 0:
-            quality = psnr(output.detach(), images).mean().item()
-            run.log(step=step, choice=choice.item(), image=image.item(), psnr=quality)
-        run.save(step + 1, last=step + 1 == steps)
-    vqgan.load_state_dict(average.averaged(vqgan))
-    return run.minutes
+    training = TrainingConfig(
+        steps=steps, learning_rate=RATE, warmup_steps=WARMUP, average=0.99, dtype="float32"
+    )
+    trained = train_task(task, training, work=work, seed=seed, device="cpu", on_figures=printer())
+    return trained.seconds / 60
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -217,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"- codes in use: {len(PLAIN)} plain colours and {len(edges())} edges",
     ]
     export(options.vqgan, stored_tensors(model), asdict(model.config), card)
-    TrainingRun(options.work).log(exported=str(options.vqgan), psnr=decibels)
+    print(f"written: {options.vqgan}, {decibels:.1f} dB")
 
 
 if __name__ == "__main__":

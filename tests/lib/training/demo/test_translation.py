@@ -19,6 +19,7 @@ from rudalle_lib.training.demo.translation import (
     main,
     train_vocabulary,
 )
+from rudalle_lib.training.figures import read_figures
 from rudalle_lib.weights.marian import load_marian, load_tokenizer
 
 
@@ -87,4 +88,5 @@ def test_resumed_training_ends_like_an_uninterrupted_one(
     folder = tmp_path / "whole"
     assert (folder / "model.safetensors").stat().st_size < 3e6
     assert "translated exactly (4 each)" in (folder / "MODEL_CARD.md").read_text()
-    assert "resumed_at" in (tmp_path / "resumed-work" / "train.log").read_text()
+    steps = [line["step"] for line in read_figures(tmp_path / "resumed-work")]
+    assert steps == [0, 1, 2, 3]

@@ -27,7 +27,7 @@ def test_stopped_training_resumes(tmp_path: Path) -> None:
     vqgan.train(tmp_path, vqgan.phases(3, 2, 1, 0.5, 0.1), 1)
     resumed = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
     assert resumed["step"] == 6
-    assert resumed["minutes"] > state["minutes"]
+    assert resumed["seconds"] > state["seconds"]
 
 
 @pytest.mark.parametrize(("crop", "side"), [(None, 128), (64, 64)])
