@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rudalle_lib.training.demo import vqgan
-from rudalle_lib.training.demo.vqgan import EmaCodebook
+from rudalle_lib.training.demo.ema_codebook import EmaCodebook
 
 
 def test_exported_network_loads_and_reconstructs(vqgan_folder: Path) -> None:
