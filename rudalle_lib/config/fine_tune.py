@@ -148,7 +148,8 @@ class VqganTrainingConfig(Section):
     keep_codes: bool = Field(
         default=True,
         description="Codes that images of the data use stay as they are, for a decoder that knows "
-        "them. List a dataset of what it can draw, too: unused codes are free for something new.",
+        "them, and the encoder does not learn. List a dataset of what that decoder can draw, too: "
+        "codes that no image uses are free for something new.",
     )
     split_every: Positive | None = Field(
         default=100,

@@ -9,6 +9,7 @@ from torch import nn
 from rudalle_lib.config.fine_tune import FineTuneConfig
 from rudalle_lib.training.checkpoints import load_learnt, read_learnt
 from rudalle_lib.training.decoder import trained_decoder
+from rudalle_lib.training.vqgan import prepare_vqgan
 from rudalle_lib.weights.loading import load_decoder, load_scorer, load_vqgan
 
 
@@ -28,8 +29,10 @@ def learnt_network(config: FineTuneConfig, learnt: Path) -> nn.Module:
         return trained_decoder(decoder, config.training, learnt)
     network: nn.Module
     if config.trains == "vqgan":
-        network = load_vqgan(config.base_model, config.weights).model
+        vqgan = load_vqgan(config.base_model, config.weights).model
+        network = prepare_vqgan(vqgan, config.training)
     else:
-        network = load_scorer(config.base_model, config.weights, packed=False).model
-    load_learnt(network.requires_grad_(True), read_learnt(learnt), str(learnt))
+        ruclip = load_scorer(config.base_model, config.weights, packed=False).model
+        network = ruclip.requires_grad_(True)
+    load_learnt(network, read_learnt(learnt), str(learnt))
     return network.requires_grad_(False)

@@ -6,7 +6,8 @@ Poole, arXiv:1611.01144).
 
 A code that no image uses takes over the cells of another code that are reconstructed badly: that
 code is split (Linde, Buzo, Gray, "An algorithm for vector quantizer design", 1980). New content
-thus gets codes of its own, even if the codes that were in use stay as they are.
+thus gets codes of its own, even if the codes that were in use stay as they are. To keep what these
+stand for, too, the encoder does not learn then: only splits change which code is chosen.
 
 There is no perceptual loss, because those of `lpips`, `piq` and `torchmetrics` need torchvision and
 download weights. The error of the differences between neighbouring pixels keeps edges crisp.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +64,8 @@ class VqganTask(Task):
         kept: which codes stay as they are, bool [N].
 
     Raises:
-        SettingsError: the VQ-GAN draws images of another size than it reads.
+        SettingsError: the VQ-GAN draws images of another size than it reads, or the settings do
+            not fit together.
     """
 
     model: VqGan
@@ -81,11 +84,16 @@ class VqganTask(Task):
                 "expected a VQ-GAN that draws images of the size that it reads, found one with "
                 "dwt, which draws them at twice the size; fine-tune the one without"
             )
+        if training.average and training.vqgan.split_every:
+            raise SettingsError(
+                "training.average: an average would mix codes from before and after a split; "
+                f"expected 0 with vqgan.split_every, found {training.average}"
+            )
         self.model, self.training, self.settings = model, training, training.vqgan
         self.examples, self.held_out = examples, held_out
         self.order = Order(examples.repeats.numpy(), seed)
         self.held_out_rows = len(held_out) if held_out is not None else 0
-        model.requires_grad_(True)
+        prepare_vqgan(model, training)
         self.kept = torch.zeros(model.config.n_embed, dtype=torch.bool)
         if self.settings.keep_codes:
             self.kept = self._used(0)
@@ -105,17 +113,37 @@ class VqganTask(Task):
         """Return the weighted sum `loss` of the errors, and each of them."""
         assert isinstance(model, VqGan)
         images = to_floats(batch["image"], -1.0, 1.0)
-        quantised, commitment = self._quantise(model, model.encode_features(images))
+        zero = images.new_zeros(())
+        if self.settings.keep_codes:
+            with torch.autocast(images.device.type, enabled=False):  # as when it is used
+                quantised = model.embed_codes(model.encode(images))
+            # What splits change of the logits counts as learnt, so that it is stored, although
+            # no gradient changes it.
+            commitment = 0 * sum((p.sum() for p in model.quantize.proj.parameters()), zero)
+        else:
+            quantised, commitment = self._quantise(model, model.encode_features(images))
         output = model.decode_features(quantised).float()
         differences = [(output.diff(dim=d) - images.diff(dim=d)).abs().mean() for d in (2, 3)]
         parts = {
             "absolute": (F.l1_loss(output, images), self.settings.absolute_weight),
             "squared": (F.mse_loss(output, images), self.settings.squared_weight),
-            "edges": (sum(differences, torch.zeros_like(commitment)), self.settings.edges_weight),
+            "edges": (sum(differences, zero), self.settings.edges_weight),
             "commitment": (commitment, self.settings.commitment_weight),
         }
-        total = sum((w * value for value, w in parts.values()), torch.zeros_like(commitment))
+        total = sum((w * value for value, w in parts.values()), zero)
         return {"loss": total, **{name: value for name, (value, _) in parts.items()}}
+
+    def optimizers(self, training: TrainingConfig) -> Sequence[torch.optim.Optimizer]:
+        """Return AdamW; logits of codes have no weight decay, which would change the choice."""
+        logits = list(self.model.quantize.proj.parameters())
+        own = {id(p) for p in logits}
+        learnt = [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
+        groups: list[dict[str, Any]] = [
+            {"params": learnt},
+            {"params": logits, "weight_decay": 0.0},
+        ]
+        decay = training.weight_decay
+        return [torch.optim.AdamW(groups, training.learning_rate, (0.9, 0.99), weight_decay=decay)]
 
     def after_step(self, step: int) -> None:
         """Put kept codes back, and split codes if it is time to."""
@@ -140,29 +168,21 @@ class VqganTask(Task):
 
     # --- codes that stay ------------------------------------------------------------------------
 
-    def _codes(self) -> list[Tensor]:
-        """The parameters of which each row belongs to a code."""
-        quantizer = self.model.quantize
-        assert quantizer.proj.bias is not None
-        return [quantizer.embed.weight, quantizer.proj.weight, quantizer.proj.bias]
-
     def _keep(self) -> None:
-        """Let no gradient reach kept codes, and remember them."""
-        kept = self.kept
+        """Let no gradient reach the vectors of kept codes, and remember them."""
+        vectors = self.model.quantize.embed.weight
 
         def mask(gradient: Tensor) -> Tensor:
-            rows = kept.to(gradient.device).view(-1, *(1,) * (gradient.ndim - 1))
-            return gradient.masked_fill(rows, 0)
+            return gradient.masked_fill(self.kept.to(gradient.device)[:, None], 0)
 
-        for parameter in self._codes():
-            parameter.register_hook(mask)
-        self._originals = [p.detach()[kept.to(p.device)] for p in self._codes()]
+        vectors.register_hook(mask)
+        self._originals = vectors.detach()[self.kept.to(vectors.device)]
 
     @torch.no_grad()
     def _restore(self) -> None:
-        """Undo weight decay of kept codes."""
-        for parameter, original in zip(self._codes(), self._originals, strict=True):
-            parameter[self.kept.to(parameter.device)] = original.to(parameter.device)
+        """Undo the weight decay of kept codes."""
+        vectors = self.model.quantize.embed.weight
+        vectors[self.kept.to(vectors.device)] = self._originals.to(vectors.device)
 
     # --- codes that are not used ----------------------------------------------------------------
 
@@ -196,6 +216,15 @@ class VqganTask(Task):
         worst = worst_codes(cells, len(free))
         if worst:
             split(self.model, cells, worst, free[: len(worst)].tolist())
+
+
+def prepare_vqgan(model: VqGan, training: TrainingConfig) -> VqGan:
+    """Let a VQ-GAN learn, in place: all of it, or with kept codes all but its encoder."""
+    model.requires_grad_(True)
+    if training.vqgan.keep_codes:
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
+    return model
 
 
 @dataclass(frozen=True)

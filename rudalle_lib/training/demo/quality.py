@@ -107,9 +107,19 @@ def measure_vqgan(vqgan: VqGan, count: int) -> Figures:
     }
 
 
-def draw(vqgan: VqGan, scenes: Sequence[Scene], replicas: int, weights: WeightsConfig) -> Images:
-    """Draw candidates for each scene from its caption. uint8 [N, replicas, 128, 128, 3]."""
-    decoder = load_decoder("demo-dalle", weights)
+def draw(
+    vqgan: VqGan,
+    scenes: Sequence[Scene],
+    replicas: int,
+    weights: WeightsConfig,
+    name: str = "demo-dalle",
+) -> Images:
+    """Draw candidates for each scene from its caption, with the decoder of a name.
+
+    Returns:
+        uint8 [N, replicas, 128, 128, 3].
+    """
+    decoder = load_decoder(name, weights)
     length = decoder.model.config.text_length
     text = [decoder.tokenizer.encode_text(russian_caption(s), length).ids for s in scenes]
     prompt_index = torch.arange(len(scenes)).repeat_interleave(replicas)

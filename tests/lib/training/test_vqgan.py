@@ -198,3 +198,9 @@ def test_what_is_reconstructed_well_is_not_split(trained: VqGan) -> None:
 def test_a_decoder_of_wavelets_is_refused() -> None:
     with pytest.raises(SettingsError, match="dwt"):
         VqganTask(tiny_vqgan(dwt=True), squares(OLD, 2), settings())
+
+
+def test_an_average_does_not_go_with_splits() -> None:
+    training = settings().model_copy(update={"average": 0.9})
+    with pytest.raises(SettingsError, match="split"):
+        VqganTask(tiny_vqgan(), squares(OLD, 2), training)

@@ -1,0 +1,159 @@
+"""Can the demo learn a new figure and a new background from 2,000 images?
+
+    nice -n 5 python -m tests.benchmarks.fine_tune_star --work runs/star
+
+The user's images show stars, in all colours, and a pink background (`star_world`). The images that
+remind the networks of what they can do are drawn by a run of the demo. First the VQ-GAN learns from
+both: codes in use stay, unused ones take over what is new. Then the decoder learns. One image per
+held-out prompt is checked, before and after, of new and of old prompts. What is done already is
+not repeated; the result is `results/fine_tune_star.json` and `docs/fine_tune_star.webp`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from rudalle_lib.config.fine_tune import FineTuneConfig
+from rudalle_lib.config.sections import WeightsConfig
+from rudalle_lib.demo.captions import russian_caption
+from rudalle_lib.demo.checker import Verdict
+from rudalle_lib.demo.checker import check as check_old
+from rudalle_lib.demo.scenes import Scene, random_scene
+from rudalle_lib.training.demo.quality import SEED, scenes_of
+from tests.benchmarks import star_world
+from tests.benchmarks.engine import RESULTS, ROOT, machine
+from tests.benchmarks.fine_tuning import Clock, draw_dataset, draw_one_each, fine_tune
+
+PATH = RESULTS / "fine_tune_star.json"
+SHEET = ROOT / "docs" / "fine_tune_star.webp"
+
+Figures = dict[str, Any]
+
+
+def write_user_images(folder: Path, count: int) -> str:
+    """Write the user's images with their captions; return the path of the folder."""
+    if not (folder / "metadata.csv").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = random.Random(20)
+        rows = [["file_name", "text"]]
+        for number in range(count):
+            scene = star_world.random_scene(rng)
+            name = f"{number:05d}.png"
+            Image.fromarray(star_world.draw(scene, rng)).save(folder / name)
+            rows.append([name, russian_caption(scene)])
+        with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+    return str(folder)
+
+
+def new_scenes(count: int) -> list[Scene]:
+    """Prompts with something new: each has a new combination that is held out."""
+    rng = random.Random(SEED + 7)
+    return [star_world.random_scene(rng, unseen=True) for _ in range(count)]
+
+
+def agreement(
+    images: NDArray[np.uint8],
+    scenes: Sequence[Scene],
+    check: Callable[[NDArray[np.uint8], Scene], Verdict],
+) -> Figures:
+    """How many images show their scene, and the problems of the others."""
+    verdicts = [check(image, scene) for image, scene in zip(images, scenes, strict=True)]
+    problems = Counter(name for verdict in verdicts for name in verdict.problems)
+    right = sum(verdict.ok for verdict in verdicts)
+    return {"right": right, "of": len(scenes), "problems": dict(problems.most_common())}
+
+
+def configs(work: Path, sources: list[Figures], vqgan_steps: int, decoder_steps: int) -> Any:
+    """The two fine-tunings."""
+    common: Figures = {"seed": 1, "data": sources, "encoding": {"held_out": 0.0}}
+    training: Figures = {"warmup_steps": 10, "dtype": "bfloat16"}
+    vqgan = FineTuneConfig.model_validate({
+        **common, "name": "star-vqgan", "output": str(work / "vqgan"), "trains": "vqgan",
+        "training": {
+            **training, "steps": vqgan_steps, "batch_size": 8, "learning_rate": 1e-3,
+            "vqgan": {"split_every": 20, "split_images": 64, "used_images": 512},
+        },
+    })  # fmt: skip
+    models = {
+        "star-vqgan": {"base": "demo-vqgan", "folder": str(work / "vqgan/weights/star-vqgan")}
+    }
+    decoder = FineTuneConfig.model_validate({
+        **common, "name": "star-dalle", "output": str(work / "decoder"), "trains": "decoder",
+        "vqgan": "star-vqgan", "weights": {"models": models},
+        "training": {
+            **training, "steps": decoder_steps, "batch_size": 16, "learning_rate": 6e-4,
+            "average": 0.98,
+        },
+    })  # fmt: skip
+    return vqgan, decoder
+
+
+def main() -> None:
+    """Run the command line: make the data, fine-tune, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/star"))
+    parser.add_argument("--images", type=int, default=2000, help="the user's images")
+    parser.add_argument("--rehearsal", type=int, default=1000, help="images that the demo draws")
+    parser.add_argument("--vqgan-steps", type=int, default=160)
+    parser.add_argument("--decoder-steps", type=int, default=300)
+    parser.add_argument("--prompts", type=int, default=200, help="new, and as many old ones")
+    options = parser.parse_args()
+    old, new = scenes_of(SEED + 2, options.prompts), new_scenes(options.prompts)
+    plain = WeightsConfig()
+    user = write_user_images(options.work / "user", options.images)
+    before = draw_one_each(old, plain, "demo-dalle", "demo-vqgan")
+    without = draw_one_each(new, plain, "demo-dalle", "demo-vqgan")
+    clock = Clock()
+    rng = random.Random(21)
+    known = [random_scene(rng) for _ in range(options.rehearsal)]
+    rehearsal = draw_dataset(options.work / "rehearsal", known)
+    parts = {"rehearsal": clock.figures()}
+    sources: list[Figures] = [{"uri": user}, {"uri": rehearsal}]
+    vqgan, decoder = configs(options.work, sources, options.vqgan_steps, options.decoder_steps)
+    fine_tune(vqgan)
+    parts["vqgan"] = clock.figures()
+    folder = fine_tune(decoder)
+    parts["decoder"] = clock.figures()
+    models = {
+        **{name: model.model_dump() for name, model in decoder.weights.models.items()},
+        "star-dalle": {"base": "demo-dalle", "folder": str(folder)},
+    }
+    weights = WeightsConfig.model_validate({"models": models})
+    stars = draw_one_each(new, weights, "star-dalle", "star-vqgan")
+    after = draw_one_each(old, weights, "star-dalle", "star-vqgan")
+    figures = {
+        "measured": f"`python -m tests.benchmarks.fine_tune_star`, {machine(2)}, "
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+        "images": options.images,
+        "rehearsal": options.rehearsal,
+        "until_the_end_of": parts,
+        "new_before": agreement(without, new, star_world.check),
+        "new_after": agreement(stars, new, star_world.check),
+        "old_before": agreement(before, old, check_old),
+        "old_after": agreement(after, old, check_old),
+    }
+    text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
+    (options.work / "result.json").write_text(text, "utf-8")
+    print(text)
+    if (options.images, options.prompts) == (2000, 200):
+        PATH.write_text(text, "utf-8")
+        sheet = np.concatenate([np.concatenate(list(stars[row : row + 8]), 1)
+                                for row in range(0, 32, 8)])  # fmt: skip
+        Image.fromarray(sheet).save(SHEET, quality=80)
+
+
+if __name__ == "__main__":
+    main()
