@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PACKAGED = Path(__file__).resolve().parents[2] / "configs"
 """Folder of the configurations that can be selected by name."""
 
+FINE_TUNING = "finetune-"
+"""Start of the names of packaged configurations of fine-tunings."""
+
 MAX_SHOWN = 500
 """Characters of a wrong name that are shown."""
 
@@ -75,21 +78,30 @@ def load(
     return RunConfig.load(find_config(config), [*shortcuts, *(overrides or [])])
 
 
-def find_config(name: str) -> str:
-    """Return the path or URL of a configuration.
+def packaged_configs(fine_tuning: bool = False) -> list[str]:
+    """Return the names of the packaged configurations of runs, or of fine-tunings."""
+    names = sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+    return [name for name in names if name.startswith(FINE_TUNING) is fine_tuning]
+
+
+def find_config(name: str, fine_tuning: bool = False) -> str:
+    """Return the path or URL of a configuration of a run, or of a fine-tuning.
 
     Raises:
-        ConfigError: when it is neither a file nor a packaged configuration; lists the latter.
+        ConfigError: when it is neither a file nor a packaged configuration of that kind; lists
+            the latter.
     """
-    packaged = str(PACKAGED / f"{name}.yaml")
     if "://" in name or os.path.isfile(name):  # Path.is_file raises for impossible names
         return name
-    if "/" not in name and os.path.isfile(packaged):
-        return packaged
-    names = ", ".join(sorted(path.stem for path in PACKAGED.glob("*.yaml")))
+    names = packaged_configs(fine_tuning)
+    if name in names:
+        return str(PACKAGED / f"{name}.yaml")
+    if name in packaged_configs(not fine_tuning):
+        command = "run" if fine_tuning else "fine-tune"
+        raise ConfigError(f"{name} is for another command: `rudalle-flows {command} {name}`.")
     raise ConfigError(
         f"There is no configuration {name[:MAX_SHOWN]!r}: expected a YAML file or one of the "
-        f"packaged configurations {names}."
+        f"packaged configurations {', '.join(names)}."
     )
 
 

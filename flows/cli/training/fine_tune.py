@@ -50,7 +50,8 @@ def fine_tune(
         from rudalle_lib.config.fine_tune import FineTuneConfig
 
         shortcuts = [] if output is None else [f"output={output}"]
-        settings = FineTuneConfig.load(find_config(config), [*shortcuts, *(overrides or [])])
+        path = find_config(config, fine_tuning=True)
+        settings = FineTuneConfig.load(path, [*shortcuts, *(overrides or [])])
         if dry_run:
             show_plan(settings)
             return

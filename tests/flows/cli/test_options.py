@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.cli.options import PACKAGED, find_config, load
+from flows.cli.options import PACKAGED, find_config, load, packaged_configs
+from rudalle_lib.config.fine_tune import FineTuneConfig
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.errors import ConfigError
 
@@ -48,10 +49,20 @@ def test_every_command_describes_itself_its_arguments_and_its_options(command: s
 
 
 def test_every_packaged_configuration_is_valid_and_found_by_name() -> None:
-    names = sorted(path.stem for path in PACKAGED.glob("*.yaml"))
-    assert {"demo", "malevich"} <= set(names)
-    for name in names:
+    runs, fine_tunings = packaged_configs(), packaged_configs(fine_tuning=True)
+    assert sorted(runs + fine_tunings) == sorted(path.stem for path in PACKAGED.glob("*.yaml"))
+    assert {"demo", "malevich"} <= set(runs) and "finetune-demo" in fine_tunings
+    for name in runs:
         assert RunConfig.load(find_config(name)).name
+    for name in fine_tunings:
+        assert FineTuneConfig.load(find_config(name, fine_tuning=True)).name
+
+
+def test_a_configuration_of_another_command_names_it() -> None:
+    with pytest.raises(ConfigError, match="`rudalle-flows fine-tune finetune-demo`"):
+        find_config("finetune-demo")
+    with pytest.raises(ConfigError, match="`rudalle-flows run demo`"):
+        find_config("demo", fine_tuning=True)
 
 
 def test_an_unknown_configuration_lists_the_packaged_ones() -> None:

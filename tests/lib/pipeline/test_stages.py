@@ -8,6 +8,7 @@ from typing import get_args
 
 import pytest
 
+from flows.cli.options import packaged_configs
 from rudalle_lib.config.base import Section
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.errors import ConfigError
@@ -166,7 +167,7 @@ def test_but_for_its_version_the_configs_have_the_fingerprints_of_existing_datas
     monkeypatch.setattr("rudalle_lib.pipeline.stages.STAGES", former)
     weights = dict.fromkeys(STAGE_NAMES[:-1], "w")
     found = {}
-    for path in sorted(CONFIGS.glob("*.yaml")):
+    for path in [CONFIGS / f"{name}.yaml" for name in packaged_configs()]:
         shards = (ShardSpec(0, "x", 3, "f", image_prompts=given) for given in (False, True))
         config = RunConfig.load(str(path))
         found[path.name] = tuple(

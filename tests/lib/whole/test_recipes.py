@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli.options import packaged_configs
 from rudalle_lib import registry
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.pipeline.stages import stage_models
 from rudalle_lib.prompts.rows import read_prompts
 
 FOLDER = Path(__file__).resolve().parents[3] / "configs"
-RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+RECIPES = packaged_configs()
 
 
 def test_every_current_published_decoder_has_a_recipe() -> None:
