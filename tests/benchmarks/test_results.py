@@ -34,7 +34,7 @@ def test_documentation_shows_what_images_are_worth() -> None:
     results = json.loads(worth_training.PATH.read_text("utf-8"))
     text = DOCUMENT.read_text("utf-8")
     block = text.partition(worth_training.BEGIN)[2].partition(worth_training.END)[0]
-    assert block.strip() == worth_training.table(results["measured"], results["rows"])
+    assert block.strip() == worth_training.table(results["measured"], results["repetitions"])
     assert worth_training.PLOT.is_file()
 
 
