@@ -34,7 +34,7 @@ SHARDS = "TEST_SHARDS"
 
 TIMES = {
     *("seconds", "started", "finished", "config_digest", "cost", "seal"),
-    *("use", "usage", "waited", "waiting", "until", "devices", "files"),
+    *("use", "usage", "waited", "waiting", "until", "devices", "device_ids", "files"),
 }
 """Keys of manifests that may differ between equal runs. `config_digest` depends on the URL of the
 output, `seal` on all other keys, `files` on the times in the dataset card."""

@@ -25,7 +25,7 @@ def load(
     sizes = {names.get(key, key): value for key, value in golden.config.items()}
     entry = registry.get(f"realesrgan-x{sizes['scale']}")
     entry = dataclasses.replace(entry, architecture=sizes)
-    monkeypatch.setattr(registry, "get", lambda name, kind: entry)
+    monkeypatch.setattr(registry, "get", lambda *_: entry)
     content: dict[str, Any] = golden.state(seed)
     (folder / "Real-ESRGAN").mkdir()
     path = folder / "Real-ESRGAN" / entry.files["weights"]

@@ -34,7 +34,7 @@ def loaded(
     golden = load_golden("vqgan_dwt" if dwt else "vqgan")
     entry = registry.get("vqgan-f8-dwt" if dwt else "vqgan-f8")
     entry = dataclasses.replace(entry, architecture=architecture(golden, dwt))
-    monkeypatch.setattr(registry, "get", lambda name, kind: entry)
+    monkeypatch.setattr(registry, "get", lambda *_: entry)
     state = golden.state(seed=1)
     if not dwt:  # the plain checkpoint has the weights of training losses
         state["loss.discriminator.main.0.weight"] = torch.zeros(64, 3, 4, 4)
