@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.errors import PromptError, StorageError
@@ -279,13 +279,9 @@ class Hub(MemoryFileSystem):  # type: ignore[misc]
 
 
 @pytest.fixture
-def hub() -> Iterator[Hub]:
-    before = dict(fsspec.registry)
-    fsspec.register_implementation("hf", Hub, clobber=True)
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setitem(_registry, "hf", Hub)
     yield Hub()
-    fsspec.registry._registry.clear() if hasattr(fsspec.registry, "_registry") else None
-    for name, kind in before.items():
-        fsspec.register_implementation(name, kind, clobber=True)
     Hub.store.clear()
 
 
