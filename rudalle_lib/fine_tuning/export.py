@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from rudalle_lib import registry
 from rudalle_lib.config.fine_tune import FineTuneConfig
 from rudalle_lib.registry import ModelEntry
+from rudalle_lib.storage.local_files import whole_file
 from rudalle_lib.weights.checkpoints import stored_tensors, strip_wrapper_prefix
 from rudalle_lib.weights.conversion import safe_file
 from rudalle_lib.weights.digest_cache import hash_file
@@ -51,13 +51,15 @@ def write_weights(network: nn.Module, config: FineTuneConfig, folder: Path) -> N
     files = resolve_files(entry, config.weights)
     tensors = typed_like(network.state_dict(), files["weights"])
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "model.safetensors", lambda path: save_file(tensors, path))
+    with whole_file(folder / "model.safetensors") as fresh:
+        save_file(tensors, fresh)
     sizes = dataclasses.asdict(network.config)  # type: ignore[call-overload]
-    _replace_text(folder / "config.json", json.dumps(sizes, indent=2) + "\n")
+    with whole_file(folder / "config.json") as fresh:
+        fresh.write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
     others = {role: path for role, path in files.items() if role not in ("weights", "config")}
     for path in others.values():
-        content = path.read_bytes()
-        _replace(folder / path.name, lambda target, content=content: target.write_bytes(content))
+        with whole_file(folder / path.name) as fresh:
+            shutil.copyfile(path, fresh)
     base = registry.get(entry.base or entry.name)
     if base.repository is not None:
         write_published(tensors, base, others, folder / PUBLISHED)
@@ -68,11 +70,11 @@ def write_published(
 ) -> None:
     """Write the weights and the tokenizer under the names of the published files."""
     weights = _published_path(base, "weights", folder)
-    _replace(weights, lambda path: torch.save(dict(tensors), path))
+    with whole_file(weights) as fresh:
+        torch.save(dict(tensors), fresh)
     for role, source in others.items():
-        content = source.read_bytes()
-        target = _published_path(base, role, folder)
-        _replace(target, lambda path, content=content: path.write_bytes(content))
+        with whole_file(_published_path(base, role, folder)) as fresh:
+            shutil.copyfile(source, fresh)
 
 
 def _published_path(base: ModelEntry, role: str, folder: Path) -> Path:
@@ -98,22 +100,10 @@ def typed_like(state: Mapping[str, Tensor], base: Path) -> dict[str, Tensor]:
     }
 
 
-def _replace(path: Path, write: Any) -> None:
-    """Write a file through another one, so that it is whole or not there; it reaches the disk."""
-    fresh = path.with_name(f".{path.name}.new")
-    write(fresh)
-    with fresh.open("rb") as file:
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    _replace(path, lambda fresh: fresh.write_text(text, encoding="utf-8"))
-
-
 def write_card(folder: Path, text: str) -> None:
     """Write the model card."""
-    _replace_text(folder / CARD, text)
+    with whole_file(folder / CARD) as fresh:
+        fresh.write_text(text, encoding="utf-8")
 
 
 def file_digests(folder: Path) -> dict[str, str]:

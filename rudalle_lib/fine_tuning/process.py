@@ -28,6 +28,7 @@ from rudalle_lib.fine_tuning.work_folder import SAMPLES, TENSORBOARD
 from rudalle_lib.models.dalle import Dalle
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.runtime.devices import resolve_devices
+from rudalle_lib.storage.local_files import whole_file
 from rudalle_lib.training.data.examples import Examples
 from rudalle_lib.training.decoder import DecoderTask
 from rudalle_lib.training.figures import Figures
@@ -150,10 +151,8 @@ class SampleSheets:
         title, facts = self._config.name, [f"after {step:,} steps"]
         content = render_sheet(images, captions, title, facts)
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step-{step:08d}.png"
-        fresh = path.with_suffix(".new")
-        fresh.write_bytes(content)
-        fresh.replace(path)
+        with whole_file(self._folder / f"step-{step:08d}.png") as fresh:
+            fresh.write_bytes(content)
 
 
 def _different(examples: Examples, most: int) -> tuple[list[str], list[int]]:

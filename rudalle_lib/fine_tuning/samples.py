@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rudalle_lib.generation.sampling import SamplingSettings, generate_tokens
 from rudalle_lib.generation.seeds import image_seed
-from rudalle_lib.images.codecs import to_floats, to_pil
+from rudalle_lib.images.codecs import to_floats, to_pil, to_uint8
 from rudalle_lib.models.dalle import Dalle
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.report.contact_sheet import Tile, draw_contact_sheet, encode_contact_sheet
@@ -42,7 +42,9 @@ def draw_samples(model: Dalle, vqgan: VqGan, text: Tensor, seed: int) -> Tensor:
     drawn = generate_tokens(model, text, torch.arange(count), seeds, SETTINGS, count)
     canvas = model.config.image_height, model.config.image_width
     tokens = drawn.tokens.view(-1, *canvas).to(vqgan.quantize.embed.weight.device)
-    return torch.cat([to_bytes(vqgan.decode(part)) for part in tokens.split(BATCH)])
+    return torch.cat(
+        [to_uint8(vqgan.decode(part), -1.0, 1.0).cpu() for part in tokens.split(BATCH)]
+    )
 
 
 @torch.no_grad()
@@ -50,7 +52,9 @@ def reconstructions(vqgan: VqGan, images: Tensor) -> Tensor:
     """What a VQ-GAN makes of images, uint8 [N, 3, H, W] both."""
     device = vqgan.quantize.embed.weight.device
     parts = [to_floats(part.to(device), -1.0, 1.0) for part in images.split(BATCH)]
-    return torch.cat([to_bytes(vqgan.decode(vqgan.encode(part))) for part in parts])
+    return torch.cat(
+        [to_uint8(vqgan.decode(vqgan.encode(part)), -1.0, 1.0).cpu() for part in parts]
+    )
 
 
 def plain_copy(model: Dalle) -> Dalle:
@@ -66,12 +70,6 @@ def plain_copy(model: Dalle) -> Dalle:
     merge_lora(copied)  # in float32
     on_gpu = model.text_embeddings.weight.device.type == "cuda"
     return copied.eval().to(torch.bfloat16 if on_gpu else torch.float32)
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Convert float [B, 3, H, W] in [-1, 1] to uint8 on the CPU."""
-    scaled = ((images.float() + 1) * 127.5).round().clamp(0, 255)
-    return scaled.to(torch.uint8).cpu()
 
 
 def render_sheet(

@@ -59,6 +59,32 @@ def replacing(root: str, target: Path) -> Iterator[BinaryIO]:
         raise
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A new file beside `path`, which takes its place when the block ends.
+
+    For files outside of an output, with one writer. After a crash or a power cut there is the old
+    file, or the new one whole. If the block raises, the old file stays.
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        yield fresh
+        _flush(fresh)
+        fresh.replace(path)
+        _flush(path.parent)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Let a file, or the names in a folder, reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def sync(root: str) -> None:
     """Flush the file system of a folder: files, names and folders survive a power cut then."""
     try:

@@ -8,7 +8,6 @@ on with another number of processes. All processes read the same folder.
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rudalle_lib.errors import TrainingError, WeightsError
+from rudalle_lib.storage.local_files import whole_file
 
 CURRENT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 """The newest checkpoint of a work folder, and the one before it."""
@@ -29,13 +29,8 @@ State = dict[str, Any]
 
 def write_atomically(value: object, path: Path) -> None:
     """Write a file with `torch.save`: after a crash there is the old one, or the new one whole."""
-    fresh = path.with_suffix(".new")
-    with fresh.open("wb") as file:
-        torch.save(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-    _sync_folder(path.parent)
+    with whole_file(path) as fresh:
+        torch.save(value, fresh)
 
 
 def write_checkpoint(folder: Path, state: State) -> None:
@@ -61,15 +56,6 @@ def read_file(path: Path) -> State | None:
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError):
         return None
     return state if isinstance(state, dict) else None
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names of the files in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- tensors that may be spread over processes -------------------------------------------------

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from rudalle_lib.storage.local_files import whole_file
+
 Figures = dict[str, float]
 """Figures of a step by name, such as loss, held_out_loss, gradient_norm and seconds."""
 
@@ -34,9 +36,8 @@ class FiguresLog:
     def cut(self, step: int) -> None:
         """Drop the figures of this step and later ones, which are about to be made again."""
         kept = [line for line in read_figures(self.path.parent) if line["step"] < step]
-        fresh = self.path.with_suffix(".new")
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
-        fresh.replace(self.path)
+        with whole_file(self.path) as fresh:
+            fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
 
 
 def read_figures(folder: Path) -> list[dict[str, float]]:

@@ -29,6 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rudalle_lib.errors import RudalleError, StoppedError, TrainingError
+from rudalle_lib.storage.local_files import whole_file
 
 POLL_SECONDS = 0.1
 """Seconds between two looks at the processes."""
@@ -222,9 +223,8 @@ def _record(error: Exception, path: Path) -> None:
         pickle.loads(content)
     except Exception:  # of a class that cannot be pickled
         content = pickle.dumps(TrainingError(f"{type(error).__name__}: {error}"))
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(content)
-    fresh.replace(path)
+    with whole_file(path) as fresh:
+        fresh.write_bytes(content)
 
 
 def _listen() -> None:

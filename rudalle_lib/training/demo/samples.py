@@ -16,6 +16,7 @@ from rudalle_lib.demo.captions import russian_caption
 from rudalle_lib.demo.scenes import Scene
 from rudalle_lib.generation.sampling import SamplingSettings, generate_tokens
 from rudalle_lib.generation.seeds import image_seed
+from rudalle_lib.images import codecs
 from rudalle_lib.models.dalle import Dalle, DalleConfig
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.text.tokenizer import Tokenizer
@@ -64,5 +65,4 @@ def sample_tokens(
 
 def to_uint8(images: Tensor) -> NDArray[np.uint8]:
     """Convert float [B, 3, H, W] in [-1, 1] to uint8 [B, H, W, 3]."""
-    scaled = ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).contiguous().numpy()
+    return codecs.to_uint8(images, -1.0, 1.0).permute(0, 2, 3, 1).contiguous().numpy()

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from rudalle_lib.errors import StorageError
-from rudalle_lib.storage.local_files import TEMPORARY_FOLDER, create, replacing, sweep_temporary
+from rudalle_lib.storage.local_files import (
+    TEMPORARY_FOLDER,
+    create,
+    replacing,
+    sweep_temporary,
+    whole_file,
+)
 from rudalle_lib.storage.storage import Storage
 
 NAME = 32 * "a"
@@ -157,3 +163,15 @@ def test_a_file_that_is_being_written_is_not_swept(tmp_path: Path) -> None:
         stream.write(b"1")
         sweep_temporary(str(tmp_path), 60)
     assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with whole_file(path) as fresh:
+        fresh.write_text("old")
+        assert not path.exists()
+    with pytest.raises(OSError, match="full"), whole_file(path) as fresh:
+        fresh.write_text("half of the ne")
+        raise OSError("the disk is full")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
