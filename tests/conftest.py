@@ -17,11 +17,12 @@ from tests.support.s3_server import S3Server
 # The networks of the tests are tiny: more threads only wait for each other. Must precede torch.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-# Programs that are started in the background ignore Ctrl-C, and so does all that they start: runs
-# would not get the signals that tests send them.
+# Programs that are started in the background ignore signals, and so does all that they start: runs
+# would not get those that tests send them.
 for _signal, _handler in (
     (signal.SIGINT, signal.default_int_handler),
     (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGTERM, signal.SIG_DFL),
 ):
     if signal.getsignal(_signal) is signal.SIG_IGN:
         signal.signal(_signal, _handler)

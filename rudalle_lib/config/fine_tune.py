@@ -31,11 +31,7 @@ Trained = Literal["decoder", "vqgan", "scorer"]
 Part = Literal["attention", "mlp", "embeddings"]
 """Parts of a decoder that can be frozen."""
 
-BASES: dict[Trained, str] = {
-    "decoder": "demo-dalle",
-    "vqgan": "demo-vqgan",
-    "scorer": "demo-ruclip",
-}
+BASES: dict[Trained, str] = dict(decoder="demo-dalle", vqgan="demo-vqgan", scorer="demo-ruclip")
 """The network that each kind starts from by default."""
 
 
@@ -310,6 +306,8 @@ class FineTuneRuntime(Section):
 
 class FineTuneConfig(Document):
     """All settings of a fine-tuning."""
+
+    elsewhere = dict.fromkeys(("decode", "generate", "prompts", "publish", "score"), "run")
 
     name: ModelName = Field(
         default="fine-tuned",

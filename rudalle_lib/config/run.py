@@ -34,6 +34,7 @@ class RunConfig(Document):
     """All settings of a run."""
 
     added_later = ("select",)
+    elsewhere = dict.fromkeys(("data", "encoding", "trains", "training"), "fine-tune")
 
     name: str = Field(
         default="run",

@@ -65,6 +65,14 @@ def test_a_configuration_of_another_command_names_it() -> None:
         find_config("demo", fine_tuning=True)
 
 
+@pytest.mark.parametrize("name", ["finetune-demo", "finetune-malevich", "demo", "kandinsky"])
+def test_so_does_one_that_is_given_by_its_path(name: str) -> None:
+    is_run = name in packaged_configs()
+    other, command = (FineTuneConfig, "run") if is_run else (RunConfig, "fine-tune")
+    with pytest.raises(ConfigError, match=rf"{name}.yaml is for .*`rudalle-flows {command}`"):
+        other.load(str(PACKAGED / f"{name}.yaml"))
+
+
 def test_an_unknown_configuration_lists_the_packaged_ones() -> None:
     with pytest.raises(ConfigError, match=r"no configuration 'dmo'.*demo.*malevich"):
         find_config("dmo")
