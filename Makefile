@@ -75,7 +75,7 @@ exiftool: ## a reader of images' metadata that tests use, from the system's pack
 azurite: ## an emulator of Azure's storage that tests use, from npm
 	@command -v azurite-blob >/dev/null || [ -e .azurite/node_modules/.bin/azurite-blob ] \
 	  || if command -v npm >/dev/null; then \
-	    echo "Installing azurite ..." && npm install --silent --no-fund --no-audit \
+	    echo "Installing azurite ..." && $$(command -v timeout >/dev/null && echo timeout 120) npm install --silent --no-fund --no-audit \
 	        --fetch-retries 1 --fetch-retry-mintimeout 1000 --fetch-retry-maxtimeout 5000 --fetch-timeout 30000 --prefix .azurite azurite@3 >/dev/null \
 	      || echo "azurite could not be installed, so the tests of Azure are skipped." >&2; \
 	  else \
