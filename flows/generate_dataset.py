@@ -272,7 +272,7 @@ class ShardWork:
             allowed, self._runner.shards_in_flight(self._config), start
         ):
             settled += 1
-            failure = first_failure(futures)
+            failure = first_failure(shard, futures)
             if failure is None:
                 yield shard, futures
             else:
@@ -339,20 +339,21 @@ def _put(queue: SimpleQueue[Settled], item: Settled, _: PrefectFuture[Any]) -> N
 
 
 class Failure(NamedTuple):
-    """Why a shard failed: the stage and its error, and the page of its task in Prefect's UI."""
+    """Why a shard failed: stage, rows of the prompt table and error; and the task's page."""
 
     message: str
     page: str
 
 
-def first_failure(futures: Futures) -> Failure | None:
+def first_failure(shard: ShardSpec, futures: Futures) -> Failure | None:
     """The failure of the first stage of a settled shard that did not complete; None if all did."""
     for stage, future in futures.items():
         future.wait()
         if not future.state.is_completed():
             error = future.result(raise_on_failure=False)
             page = url_for("task-run", obj_id=future.task_run_id)
-            return Failure(f"{stage}: {error}", page or "")
+            rows = f" ({shard.source})" if shard.source else ""
+            return Failure(f"{stage}{rows}: {error}", page or "")
     return None
 
 

@@ -10,11 +10,12 @@ from rudalle_lib.config.sections import PublishConfig, ScoreConfig
 from rudalle_lib.dataset.lease import check
 from rudalle_lib.images.file_threads import files_of_machine
 from rudalle_lib.pipeline.publish import publish_shard
-from rudalle_lib.schema.records import ShardManifest, StageArtifact
+from rudalle_lib.schema.records import RejectRecord, ShardManifest, StageArtifact
 from rudalle_lib.selection.choices import NO_CHOICE, Choice
 from rudalle_lib.storage.storage import Storage
 from tasks.runtime.job import Job
 from tasks.runtime.options import OPTIONS, run_name
+from tasks.runtime.run_logs import log_rejects
 
 STAGE = "publish"
 
@@ -48,7 +49,8 @@ def publish(
         LeaseError: another run has taken over the output.
     """
     storage = Storage(job.output)
-    return publish_shard(
+    rejected: list[RejectRecord] = []
+    manifest = publish_shard(
         storage,
         section,
         selection,
@@ -62,4 +64,7 @@ def publish(
         files_of_machine(),
         weights,
         choice,
+        rejected.append,
     )
+    log_rejects(rejected)
+    return manifest

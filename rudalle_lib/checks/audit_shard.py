@@ -21,7 +21,8 @@ from rudalle_lib.images.codecs import decode_image
 from rudalle_lib.pipeline.image_columns import is_ours
 from rudalle_lib.pipeline.recorded_run import recorded_weights
 from rudalle_lib.pipeline.stages import STAGES, fingerprints
-from rudalle_lib.prompts.plan import IMAGE_PROMPTS, plan_fingerprint, read_extras
+from rudalle_lib.prompts.plan import IMAGE_PROMPTS, read_extras
+from rudalle_lib.prompts.rows import plan_fingerprint
 from rudalle_lib.schema.arrow import later_names, outdated_names, schema, with_current_names
 from rudalle_lib.schema.records import (
     CutoutRecord,

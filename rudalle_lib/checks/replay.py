@@ -225,7 +225,7 @@ def draw(
     (translation,), rejects = pipeline.translate([prompt])
     if translation.text_ru is None:
         raise RudalleError(
-            f"The prompt {prompt.prompt_id} has no translation "
+            f"The prompt {prompt} has no translation "
             f"({rejects[prompt.prompt_id].detail}); its text is {prompt.text!r}."
         )
     texts = {prompt.prompt_id: translation.text_ru}
@@ -233,7 +233,7 @@ def draw(
     rows, rejects = pipeline.draw([prompt], texts, replicas, batch_rows)
     if prompt.prompt_id in rejects:
         reason, detail = rejects[prompt.prompt_id]
-        raise RudalleError(f"{prompt.prompt_id} cannot be drawn ({reason}): {detail}")
+        raise RudalleError(f"{prompt} cannot be drawn ({reason}): {detail}")
     return rows[0]
 
 
@@ -241,7 +241,7 @@ def _check_replica(config: RunConfig, prompt: Prompt, replica: int) -> None:
     images = most_images_of(prompt, config.generate)
     if replica >= images:
         raise ConfigError(
-            f"The prompt {prompt.prompt_id} has {images} images, numbered from 0; there is no "
+            f"The prompt {prompt} has {images} images, numbered from 0; there is no "
             f"number {replica}."
         )
 

@@ -125,7 +125,7 @@ def _canvas_and_tokens(
         return canvas, encode_image_prompt(overrides.image_prompt, borders, canvas)
     except TransientError as error:
         raise TransientError(
-            f"{error} That is the image prompt of {prompt.prompt_id}; run again once it can be "
+            f"{error} That is the image prompt of {prompt}; run again once it can be "
             "read, or take it out of the table."
         ) from None
     except (ImageError, StorageError, ValueError) as error:

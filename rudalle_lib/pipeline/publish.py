@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
@@ -28,7 +28,7 @@ from rudalle_lib.images.selection import contents_of
 from rudalle_lib.pipeline.artifacts import read_artifact, rejects_in
 from rudalle_lib.pipeline.image_columns import Drawn, image_columns
 from rudalle_lib.pipeline.stages import last_image_stage
-from rudalle_lib.prompts.plan import read_extras
+from rudalle_lib.prompts.plan import read_extras, read_shard
 from rudalle_lib.schema.arrow import from_table
 from rudalle_lib.schema.decisions import Alike
 from rudalle_lib.schema.reasons import stage_of
@@ -46,6 +46,7 @@ from rudalle_lib.schema.records import (
     TranslationRecord,
     reject,
 )
+from rudalle_lib.schema.table_rows import TableRow
 from rudalle_lib.selection.choices import NO_CHOICE, Choice
 from rudalle_lib.storage.storage import Storage
 from rudalle_lib.text.blocked_words import find_blocked_word
@@ -62,6 +63,7 @@ class Shard:
         tokens: one row per candidate, in order.
         scores, images: by image id.
         rejects: prompts that were not drawn, by prompt id.
+        rows: of the prompt table, as far as they are known, by prompt id.
     """
 
     index: int
@@ -70,6 +72,7 @@ class Shard:
     scores: Mapping[str, ScoreRecord]
     images: Mapping[str, PixelsRecord]
     rejects: Mapping[str, Reject]
+    rows: Mapping[str, TableRow] = field(default_factory=dict)
 
 
 def publish_shard(
@@ -86,6 +89,7 @@ def publish_shard(
     files: Executor = AT_ONCE,
     weights: Mapping[str, str] | None = None,
     choice: Choice = NO_CHOICE,
+    on_reject: Callable[[RejectRecord], None] = lambda _: None,
 ) -> ShardManifest:
     """Write the dataset of one shard, its manifest last.
 
@@ -104,9 +108,10 @@ def publish_shard(
         files: encodes the images.
         weights: digests of the weights by stage, which images name.
         choice: what else decides which images are kept.
+        on_reject: called with every whole prompt that is rejected.
     """
     started = time.perf_counter()
-    shard = read_shard_results(storage, spec.index, artifacts)
+    shard = read_shard_results(storage, spec.index, artifacts, rows_of(storage, spec))
     kept, rejects = select_images(shard, selection, section.blocked_words, choice)
     version = layout.version_of(fingerprint, term)
     before = named_files(storage, spec.index, term)
@@ -144,15 +149,34 @@ def publish_shard(
     )
     check_lease()
     write_shard_manifest(storage, manifest)
+    for row in rejects:
+        if row.image_id is None:
+            on_reject(row)
     check_lease()
     sweep_shard(storage, spec.index, before, term, section.splits or {})
     return manifest
 
 
+def rows_of(storage: Storage, spec: ShardSpec) -> dict[str, TableRow]:
+    """The rows of the prompt table of a shard's prompts, as far as they are known, by prompt id."""
+    prompts = read_shard(storage, spec)
+    return {prompt.prompt_id: prompt.row for prompt in prompts if prompt.row is not None}
+
+
 def read_shard_results(
-    storage: Storage, index: int, artifacts: Mapping[str, StageArtifact]
+    storage: Storage,
+    index: int,
+    artifacts: Mapping[str, StageArtifact],
+    rows: Mapping[str, TableRow] | None = None,
 ) -> Shard:
-    """Read the artifacts of a shard; images are those of the last stage that made any."""
+    """Read the artifacts of a shard; images are those of the last stage that made any.
+
+    Args:
+        storage: the output.
+        index: of the shard.
+        artifacts: by stage.
+        rows: of the prompt table, by prompt id; rejects name them.
+    """
     last = last_image_stage(artifacts)
     record = CutoutRecord if last == "cutout" else PixelsRecord
     images: Sequence[PixelsRecord] = from_table(read_artifact(storage, artifacts[last]), record)
@@ -166,6 +190,7 @@ def read_shard_results(
         scores={row.image_id: row for row in scores},
         images={row.image_id: row for row in images},
         rejects={**rejects_in(translated), **rejects_in(tokens)},
+        rows=rows or {},
     )
 
 
@@ -217,6 +242,7 @@ def _image_reject(
         text=prompt.text,
         text_ru=prompt.text_ru,
         score=shard.scores.get(row.image_id),
+        row=shard.rows.get(row.prompt_id),
     )
     unsafe = find_blocked_word(blocked_words, prompt.text, prompt.text_ru)
     if unsafe is not None:
@@ -229,7 +255,13 @@ def _image_reject(
 
 def _prompt_rejects(shard: Shard) -> Iterator[RejectRecord]:
     for row in shard.translations.values():
-        make = partial(reject, prompt_id=row.prompt_id, text=row.text, text_ru=row.text_ru)
+        make = partial(
+            reject,
+            prompt_id=row.prompt_id,
+            text=row.text,
+            text_ru=row.text_ru,
+            row=shard.rows.get(row.prompt_id),
+        )
         if row.text_ru is None:
             detail = f"no good translation from {row.lang!r}; give the prompt in Russian"
             default = Reject("translation_failed", detail)

@@ -65,7 +65,8 @@ class Block:
         values: the values of each known column that the table has, by our name.
         extras: all other columns, under their own names.
         bad: rows among these that could not be parsed.
-        part: the file of these rows, if the table consists of several.
+        part: path or public URL of their file, if the table consists of several.
+        rows_before: rows of the table in the files before it.
     """
 
     numbers: Sequence[int]
@@ -73,6 +74,7 @@ class Block:
     extras: pa.Table
     bad: Sequence[BadRow] = ()
     part: str | None = None
+    rows_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,4 +243,5 @@ def _up_to(block: Block, last: int) -> Block:
         extras=block.extras.slice(0, count),
         bad=[bad for bad in block.bad if bad.number <= last],
         part=block.part,
+        rows_before=block.rows_before,
     )

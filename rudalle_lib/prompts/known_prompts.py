@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from rudalle_lib.digests import digest_of
-from rudalle_lib.prompts.rows import STAGE, PromptBlock, content_digest, prompts_of
+from rudalle_lib.prompts.rows import STAGE, PromptBlock, content_digest, prompts_of, sources_of
 from rudalle_lib.schema.records import Prompt, RejectRecord, reject
 
 CHOSEN_SIZE = "shard_size"
@@ -57,7 +57,7 @@ class KnownPrompts:
         for prompt_id in contents:
             self._note_capitals(prompt_id)
 
-    def select_new(self, block: PromptBlock, table: str) -> tuple[pa.Table, list[RejectRecord]]:
+    def select_new(self, block: PromptBlock) -> tuple[pa.Table, list[RejectRecord]]:
         """The new prompts of a block, and a reject for each duplicate."""
         new: list[int] = []
         renamed: dict[int, str] = {}
@@ -78,7 +78,7 @@ class KnownPrompts:
                     before = self._contents.get(prompt_id)
             elif prompt_id in self._changed:
                 cause = "has an earlier row" if self._changed[prompt_id] != content else None
-                duplicates.append(_duplicate(block, position, table, cause))
+                duplicates.append(_duplicate(block, position, cause))
                 continue
             elif before is None and self._differs_in_case(prompt_id):
                 self._changed[prompt_id] = content
@@ -91,10 +91,10 @@ class KnownPrompts:
             elif prompt_id in self._unseen:
                 self._unseen.remove(prompt_id)
                 if before != content:
-                    duplicates.append(_duplicate(block, position, table, "was planned before"))
+                    duplicates.append(_duplicate(block, position, "was planned before"))
             else:
                 cause = "has an earlier row" if before != content else None
-                duplicates.append(_duplicate(block, position, table, cause))
+                duplicates.append(_duplicate(block, position, cause))
         prompts = _rename(block.prompts, renamed)
         if len(new) < prompts.num_rows:
             prompts = prompts.take(pa.array(new, pa.int64()))
@@ -179,7 +179,7 @@ def _ids_and_contents(table: pa.Table) -> Iterator[tuple[str, str]]:
     return zip(ids, contents, strict=True)
 
 
-def _duplicate(block: PromptBlock, position: int, table: str, cause: str | None) -> RejectRecord:
+def _duplicate(block: PromptBlock, position: int, cause: str | None) -> RejectRecord:
     prompt_id = block.prompts.column("prompt_id")[position].as_py()
     what = (
         "duplicate of an earlier row, which is kept"
@@ -188,8 +188,9 @@ def _duplicate(block: PromptBlock, position: int, table: str, cause: str | None)
     )
     return reject(
         "duplicate",
-        f"row {block.numbers[position]} of {table}: {what}",
+        what,
         stage=STAGE,
         prompt_id=prompt_id,
         text=block.prompts.column("text")[position].as_py(),
+        row=sources_of(block.prompts.slice(position, 1))[0],
     )

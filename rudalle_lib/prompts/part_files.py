@@ -88,7 +88,7 @@ def read_parts(
             for block in read_blocks(stream, part.url, here, reading, budget):
                 last = max([last, *block.numbers[-1:], *(bad.number for bad in block.bad[-1:])])
                 if part.name:
-                    block = match.with_constants(_in_table(block, part.name, offset))
+                    block = match.with_constants(_in_table(block, here, offset))
                     types.check(block.extras.schema, part.name)
                 yield block
         offset += last
@@ -199,12 +199,13 @@ def _constants(file: str) -> dict[str, str | None]:
 
 
 def _in_table(block: Block, part: str, offset: int) -> Block:
-    """A block of a part as one of the whole table."""
+    """A block of a part, a path or public URL, as one of the whole table."""
     return replace(
         block,
         numbers=[number + offset for number in block.numbers],
         bad=[replace(bad, number=bad.number + offset) for bad in block.bad],
         part=part,
+        rows_before=offset,
     )
 
 

@@ -13,7 +13,6 @@ rewrites that file, and stores the counts of the reading in its metadata.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,19 +27,21 @@ from rudalle_lib.config.inputs import SHARD_SIZE
 from rudalle_lib.config.precision import record_precisions
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.dataset import layout
-from rudalle_lib.digests import digest_of_bytes
 from rudalle_lib.errors import DamagedError, ShardError, TornError
 from rudalle_lib.prompts.known_prompts import CHOSEN_SIZE, KnownPrompts, Renumbered, with_numbers
 from rudalle_lib.prompts.rows import (
     EXTRA,
     count_images,
     count_most_images,
+    plan_fingerprint,
     prompts_of,
     read_table,
     reject_blocked,
+    sources_of,
 )
 from rudalle_lib.schema.arrow import to_table
 from rudalle_lib.schema.records import Prompt, RejectRecord, ShardSpec
+from rudalle_lib.schema.table_rows import describe_rows
 from rudalle_lib.schema.tables import join_tables
 from rudalle_lib.storage.errors import public_url
 from rudalle_lib.storage.sealed_parquet import from_parquet, to_parquet
@@ -54,6 +55,9 @@ FINGERPRINT = "fingerprint"
 
 IMAGE_PROMPTS = "image_prompts"
 """Metadata key of a plan file: how many of its prompts have an image prompt."""
+
+SOURCE_ROWS = "source"
+"""Metadata key of a plan file: its rows of the prompt table, in words (`describe_rows`)."""
 
 ORIGIN = "origin"
 """Metadata key of a plan file: its fingerprint before rows asked for other numbers of images."""
@@ -146,7 +150,7 @@ def plan_run(
 
     with _ShardWriter(storage, shards, size, write, source.shard_size == "auto") as writer:
         for block in read_table(source):
-            prompts, duplicates = known.select_new(block, table)
+            prompts, duplicates = known.select_new(block)
             prompts, blocked = reject_blocked(prompts, config.publish.blocked_words)
             writer.add(prompts)
             images += count_images(prompts, config.generate)
@@ -260,12 +264,6 @@ def _renumber(
         yield replace(spec, fingerprint=fingerprint, origin=origin)
 
 
-def plan_fingerprint(table: pa.Table) -> str:
-    """A digest of the values of a plan table, independent of the writer, as 32 hex characters."""
-    values = json.dumps(table.to_pydict(), ensure_ascii=True, sort_keys=True, default=str)
-    return digest_of_bytes(values.encode())
-
-
 class _ShardWriter:
     """Divides prompts into shards and writes them concurrently, under free indices in order.
 
@@ -328,12 +326,14 @@ class _ShardWriter:
         path = layout.plan_path(index)
         fingerprint = plan_fingerprint(table)
         images = table.num_rows - table.column("image_prompt").null_count
+        source = describe_rows(filter(None, sources_of(table)))
         if self._write:
-            metadata = {FINGERPRINT: fingerprint, IMAGE_PROMPTS: str(images)}
+            metadata = {FINGERPRINT: fingerprint, IMAGE_PROMPTS: str(images), SOURCE_ROWS: source}
             if self._record_size:
                 metadata[CHOSEN_SIZE] = str(self.shard_size)
             self._files[path] = to_parquet(table, metadata)
-        return ShardSpec(index, self._storage.url(path), table.num_rows, fingerprint, bool(images))
+        url = self._storage.url(path)
+        return ShardSpec(index, url, table.num_rows, fingerprint, bool(images), "", source)
 
     def _send(self) -> None:
         """Write the prepared files in the background, once the previous ones are written."""
@@ -380,8 +380,9 @@ def _parse(storage: Storage, path: str, content: bytes) -> tuple[ShardSpec, pa.T
         raise _damaged(storage, path, "It is not a plan file.")
     images = metadata.get(IMAGE_PROMPTS.encode(), b"0") != b"0"
     url = storage.url(path)
-    origin = metadata.get(ORIGIN.encode(), b"").decode()
-    return ShardSpec(index, url, prompts.num_rows, fingerprint.decode(), images, origin), prompts
+    origin, source = (metadata.get(key.encode(), b"").decode() for key in (ORIGIN, SOURCE_ROWS))
+    spec = ShardSpec(index, url, prompts.num_rows, fingerprint.decode(), images, origin, source)
+    return spec, prompts
 
 
 def _damaged(storage: Storage, path: str, why: str) -> ShardError:

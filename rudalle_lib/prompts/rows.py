@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import importlib.resources
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -21,7 +22,7 @@ import pyarrow.compute as pc
 
 from rudalle_lib.config.inputs import DEMO_PROMPTS, PromptsConfig
 from rudalle_lib.config.sections import GenerateConfig
-from rudalle_lib.digests import canonical_json
+from rudalle_lib.digests import canonical_json, digest_of_bytes
 from rudalle_lib.errors import PromptError
 from rudalle_lib.prompts.blocks import BadRow, Block, Columns, TableOptions, first_rows
 from rudalle_lib.prompts.cells import (
@@ -46,6 +47,7 @@ from rudalle_lib.schema.records import (
     RejectRecord,
     reject,
 )
+from rudalle_lib.schema.table_rows import TableRow
 from rudalle_lib.storage.errors import public_url
 from rudalle_lib.storage.reading import TABLE, Reading
 from rudalle_lib.text.blocked_words import find_blocked_word
@@ -58,6 +60,10 @@ EXTRA = "extra."
 
 MAX_EXTRA_BYTES = 2**18
 """The most bytes of a row's pass-through columns, which are repeated for each of its images."""
+
+SOURCE = ("source_table", "source_row")
+"""The columns of a plan that say which row of the prompt table a prompt is. A prompt is the same
+wherever its row is, so they are part of no digest."""
 
 OVERRIDES = tuple(schema(Overrides).names)
 """The columns of `Overrides`, in order."""
@@ -131,8 +137,7 @@ def read_prompt_blocks(
     encoding: str | None = None,
 ) -> Iterator[PromptBlock]:
     """Like `read_prompts`, a few thousand rows at a time."""
-    url = resolve(uri)
-    name = public_url(url)
+    url, name = resolve(uri), public_url(uri)
 
     def match(names: Sequence[str]) -> Columns:
         return Columns.match(names, KNOWN_COLUMNS, columns or {}, f"The prompt table {name}")
@@ -183,9 +188,29 @@ def prompts_of(table: pa.Table) -> list[Prompt]:
     rows = extras.to_pylist() if extras.num_columns else [{} for _ in range(table.num_rows)]
     required = (table.column(name).to_pylist() for name in ("prompt_id", "text", "lang"))
     return [
-        Prompt(prompt_id, text, lang, None, Overrides(*values), extra)
-        for prompt_id, text, lang, values, extra in zip(*required, overrides, rows, strict=True)
+        Prompt(prompt_id, text, lang, None, Overrides(*values), extra, source)
+        for prompt_id, text, lang, values, extra, source in zip(
+            *required, overrides, rows, sources_of(table), strict=True
+        )
     ]
+
+
+def sources_of(table: pa.Table) -> list[TableRow | None]:
+    """The row of the prompt table of each row of a plan; None where it is not known."""
+    if not set(SOURCE) <= set(table.column_names):
+        return [None] * table.num_rows
+    values = (table.column(name).to_pylist() for name in SOURCE)
+    return [
+        None if file is None or number is None else TableRow(file, number)
+        for file, number in zip(*values, strict=True)
+    ]
+
+
+def plan_fingerprint(table: pa.Table) -> str:
+    """A digest of the values of a plan table, independent of the writer, as 32 hex characters."""
+    named = table.select([name for name in table.column_names if name not in SOURCE])
+    values = json.dumps(named.to_pydict(), ensure_ascii=True, sort_keys=True, default=str)
+    return digest_of_bytes(values.encode())
 
 
 def count_images(prompts: pa.Table, section: GenerateConfig) -> int:
@@ -222,8 +247,12 @@ def _validate_block(block: Block, table: str) -> PromptBlock:
     texts, ids, languages = (block.values.get(name, repeat(None)) for name in KNOWN_COLUMNS[:3])
     rows: list[tuple[Any, ...]] = []
     accepted: list[int] = []
-    table = table if block.part is None else f"{table} ({block.part})"
-    rejects = {bad.number: _reject_unreadable(bad, table) for bad in block.bad}
+    table = block.part or table
+
+    def row_of(number: int) -> TableRow:
+        return TableRow(table, number - block.rows_before)
+
+    rejects = {bad.number: _reject_unreadable(bad, row_of(bad.number)) for bad in block.bad}
     too_large = set(rows_larger_than(block.extras, MAX_EXTRA_BYTES))
     for position, (number, text, prompt_id, language, values) in enumerate(
         zip(block.numbers, texts, ids, languages, settings, strict=False)
@@ -232,11 +261,13 @@ def _validate_block(block: Block, table: str) -> PromptBlock:
             if position in too_large:
                 detail = f"its other columns have more than {MAX_EXTRA_BYTES:,} bytes"
                 raise RejectedError("bad_type", detail)
-            rows.append(_plan_row(text, prompt_id, language, zip(names, values, strict=True)))
+            given = zip(names, values, strict=True)
+            rows.append(_plan_row(text, prompt_id, language, given, row_of(number)))
             accepted.append(position)
         except RejectedError as error:
-            detail = f"row {number} of {table}: {error.detail}"
-            rejects[number] = _reject_row(error.reason, detail, prompt_id, text)
+            rejects[number] = _reject_row(
+                error.reason, error.detail, row_of(number), prompt_id, text
+            )
     return PromptBlock(
         prompts=_plan_table(rows, block.extras, accepted),
         numbers=[block.numbers[position] for position in accepted],
@@ -246,7 +277,7 @@ def _validate_block(block: Block, table: str) -> PromptBlock:
 
 
 def _plan_row(
-    text: Any, prompt_id: Any, language: Any, settings: Iterable[tuple[str, Any]]
+    text: Any, prompt_id: Any, language: Any, settings: Iterable[tuple[str, Any]], row: TableRow
 ) -> tuple[Any, ...]:
     """The values of a row in the columns of a plan file."""
     normalised = prompt_text(text)
@@ -257,22 +288,27 @@ def _plan_row(
         normalised,
         None if language is None or is_missing(language) else language_code(language),
         content,
+        row.table,
+        row.number,
         *(map(overrides.get, OVERRIDES) if overrides else NO_OVERRIDES),
     )
 
 
-def _reject_unreadable(bad: BadRow, table: str) -> RejectRecord:
-    return _reject_row("bad_type", f"row {bad.number} of {table}: {bad.detail}", None, bad.text)
+def _reject_unreadable(bad: BadRow, row: TableRow) -> RejectRecord:
+    return _reject_row("bad_type", bad.detail, row, None, bad.text)
 
 
-def _reject_row(reason: Reason, detail: str, prompt_id: Any, text: Any) -> RejectRecord:
+def _reject_row(
+    reason: Reason, detail: str, row: TableRow, prompt_id: Any, text: Any
+) -> RejectRecord:
     usable = isinstance(prompt_id, str) and PROMPT_ID.fullmatch(prompt_id)
     if isinstance(text, bytes):
         text = text[: 4 * REJECT_TEXT_LENGTH].decode(errors="replace")
     shown = text if text is None or isinstance(text, str) else shorten(text)
     if shown is not None:
         shown = shown[:REJECT_TEXT_LENGTH].encode(errors="replace").decode()
-    return reject(reason, detail, stage=STAGE, prompt_id=prompt_id if usable else None, text=shown)
+    known_id = prompt_id if usable else None
+    return reject(reason, detail, stage=STAGE, prompt_id=known_id, text=shown, row=row)
 
 
 def _plan_table(rows: list[tuple[Any, ...]], extras: pa.Table, accepted: list[int]) -> pa.Table:
@@ -295,8 +331,8 @@ def reject_blocked(
     rows = prompts.select(["prompt_id", "text"]).to_pylist()
     causes = [find_blocked_word(words, row["text"]) for row in rows]
     rejects = [
-        reject(*cause, stage=STAGE, **row)
-        for row, cause in zip(rows, causes, strict=True)
+        reject(*cause, stage=STAGE, row=source, **row)
+        for row, cause, source in zip(rows, causes, sources_of(prompts), strict=True)
         if cause is not None
     ]
     return prompts.filter(pa.array([cause is None for cause in causes], pa.bool_())), rejects

@@ -22,14 +22,17 @@ from typing import Annotated, Any, Self
 
 import pyarrow as pa
 
-from rudalle_lib.schema.arrow import Former, Later
+from rudalle_lib.schema.arrow import Former
 from rudalle_lib.schema.decisions import SelectionRecord
 from rudalle_lib.schema.lineage import Lineage
 from rudalle_lib.schema.reasons import REASONS as REASONS
 from rudalle_lib.schema.reasons import REJECT_TEXT_LENGTH as REJECT_TEXT_LENGTH
 from rudalle_lib.schema.reasons import Reason as Reason
 from rudalle_lib.schema.reasons import Reject as Reject
+from rudalle_lib.schema.rejects import RejectRecord as RejectRecord
+from rudalle_lib.schema.rejects import reject as reject
 from rudalle_lib.schema.scores import ScoreRecord as ScoreRecord
+from rudalle_lib.schema.table_rows import TableRow
 
 # --- prompts -----------------------------------------------------------------------------------
 
@@ -60,6 +63,7 @@ class Prompt:
 
     `text` is normalised (NFC, single spaces). `lang` is a lower-case language code, or None to
     detect it. `text_ru` is the translation once there is one. `extra` holds the other columns.
+    `row` is where it was when it was planned; None if an earlier version planned it.
     """
 
     prompt_id: str
@@ -68,6 +72,11 @@ class Prompt:
     text_ru: str | None = None
     overrides: Overrides = Overrides()
     extra: Mapping[str, Any] = field(default_factory=dict)
+    row: TableRow | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        """The id, and the row if it is known: "square-001 (row 5 of prompts.csv)"."""
+        return self.prompt_id if self.row is None else f"{self.prompt_id} ({self.row})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +87,8 @@ class PlannedPrompt:
     text: Annotated[str, "Prompt, Unicode-normalised, with single spaces"]
     lang: Annotated[str | None, "Language code as given"]
     content: Annotated[str, "Digest of text and overrides"]
+    source_table: Annotated[str | None, "File of the prompt table it was planned from"] = None
+    source_row: Annotated[int | None, pa.int64(), "Number of its row in that file, from 1"] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +97,7 @@ class ShardSpec:
 
     `fingerprint` is a digest of its prompts; `image_prompts` is whether any has an image prompt.
     `origin` is the fingerprint from before rows asked for other numbers of images, if any did.
+    `source` says which rows of the prompt table it has (`describe_rows`); empty if unknown.
     """
 
     index: int
@@ -94,6 +106,11 @@ class ShardSpec:
     fingerprint: str = ""
     image_prompts: bool = False
     origin: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        """The shard and its rows: "shard 00003 (rows 25 to 32 of prompts.csv)"."""
+        return f"shard {self.index:05d}" + (f" ({self.source})" if self.source else "")
 
 
 # --- stages ------------------------------------------------------------------------------------
@@ -244,23 +261,6 @@ class ImageRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class RejectRecord:
-    """A prompt (`image_id` is None) or an image that was not published, and why; pass-through
-    columns follow.
-    """
-
-    prompt_id: Annotated[str | None, "Prompt id; null if the row has no valid one"]
-    image_id: Annotated[str | None, "Image id; null if the whole prompt was rejected"]
-    text: Annotated[str | None, f"Prompt, its first {REJECT_TEXT_LENGTH} characters"]
-    stage: Annotated[str, "Stage that rejected it"]
-    reason: Annotated[str, "Reason code"]
-    detail: Annotated[str, "Explanation: what was expected, what was found, where"]
-    text_ru: Annotated[str | None, Later(), "Prompt in Russian, if it was translated"] = None
-    score: Annotated[float | None, pa.float32(), Later(), "Score of the image, if any"] = None
-    rank: Annotated[int | None, pa.int32(), Later(), "Rank within the prompt; 1 is best"] = None
-
-
-@dataclass(frozen=True, slots=True)
 class DataFile:
     """A file of the output: its path relative to the output folder, size in bytes, and SHA-256."""
 
@@ -379,20 +379,3 @@ class RunManifest:
 def image_id(prompt_id: str, replica: int) -> str:
     """The id of a prompt's image: `<prompt_id>-<replica>`, with at least three digits."""
     return f"{prompt_id}-{replica:03d}"
-
-
-def reject(
-    reason: Reason,
-    detail: str,
-    *,
-    stage: str,
-    prompt_id: str | None = None,
-    image_id: str | None = None,
-    text: str | None = None,
-    text_ru: str | None = None,
-    score: ScoreRecord | None = None,
-) -> RejectRecord:
-    """A `RejectRecord` whose texts are cut to `REJECT_TEXT_LENGTH` characters."""
-    texts = [None if one is None else one[:REJECT_TEXT_LENGTH] for one in (text, text_ru)]
-    known = (None, None) if score is None else (score.score, score.rank)
-    return RejectRecord(prompt_id, image_id, texts[0], stage, reason, detail, texts[1], *known)

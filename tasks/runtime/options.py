@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from rudalle_lib.errors import TransientError
-from tasks.runtime.run_logs import log_result, replace_lines
+from tasks.runtime.run_logs import log_failure, log_result, replace_lines
 
 RETRY_DELAYS = (2, 8, 20, 40)
 """Seconds between attempts of a task, before jitter: enough for an outage of about a minute. By
@@ -30,6 +30,7 @@ OPTIONS: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "persist_result": False,
     "on_completion": [log_result],
+    "on_failure": [log_failure],
 }
 
 replace_lines()

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from prefect import Task
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.logging.loggers import task_run_logger
+from prefect.context import TaskRunContext
+from prefect.exceptions import MissingContextError
+from prefect.logging.loggers import get_run_logger, task_run_logger
 
+from rudalle_lib.escaping import safe_text
 from rudalle_lib.humanize import counted, duration, reasons
 from rudalle_lib.pipeline.stages import STAGES
 from rudalle_lib.prompts.plan import Plan
-from rudalle_lib.schema.records import RunManifest, ShardManifest, StageArtifact
+from rudalle_lib.schema.records import RejectRecord, RunManifest, ShardManifest, StageArtifact
 
 LOGGER = "prefect.task_runs"
 """The logger of the lines that Prefect itself writes about task runs."""
 
 REPLACED = ("Running hook 'log_result'", "Hook 'log_result' ", "Finished in state Completed(")
 """Beginnings of lines that say nothing beside ours."""
+
+REJECTS_SHOWN = 10
+"""Rejected prompts of a shard that get a line of their own."""
 
 
 def log_result(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> None:
@@ -28,6 +36,27 @@ def log_result(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> None:
     line = describe_result(task.name, state.result(raise_on_failure=False), begin)
     if line:
         task_run_logger(run, task).info("%s: %s", run.name, line)
+
+
+def log_failure(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> None:
+    """Log which rows of the prompt table a failed task had; a hook of all tasks."""
+    context = TaskRunContext.get()
+    job = None if context is None else context.parameters.get("job")
+    if job is not None:
+        task_run_logger(run, task).error("%s failed; it has %s", run.name, job.shard)
+
+
+def log_rejects(rejects: Sequence[RejectRecord]) -> None:
+    """Log the prompts of a shard that were rejected, with their rows of the prompt table."""
+    with suppress(MissingContextError):  # outside of a run
+        logger = get_run_logger()
+        for row in rejects[:REJECTS_SHOWN]:
+            logger.warning("%s: %s (%s)", row.prompt_id, safe_text(row.detail), row.reason)
+        if len(rejects) > REJECTS_SHOWN:
+            logger.warning(
+                "... and %s more; all are in rejects/",
+                counted(len(rejects) - REJECTS_SHOWN, "rejected prompt"),
+            )
 
 
 def describe_result(stage: str, result: object, begin: float = 0.0) -> str:

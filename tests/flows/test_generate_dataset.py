@@ -29,6 +29,7 @@ from tests.support.tiny_stack import SIDE
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 NETWORKS = ("translate", "generate", "decode", "score")
+ONE_FAILED = r"1 of 3 shards failed.*\nshard 00001, decode \(rows 4 to 5 of \S+prompts\.csv\): "
 
 
 def run(settings: dict[str, object], output: Path, **changes: object) -> RunManifest:
@@ -187,12 +188,14 @@ def test_a_grown_table_adds_only_new_files(
 
 
 def test_a_failed_shard_is_reported_and_the_others_finish(
-    settings: dict[str, object], tmp_path: Path
+    settings: dict[str, object], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = tmp_path / "out"
     blocked = block_stage(configure(settings, out), "decode", 1)
-    with pytest.raises(ShardError, match=r"1 of 3 shards failed.*\nshard 00001, decode: "):
+    with pytest.raises(ShardError, match=ONE_FAILED):
         run(settings, out)
+    ours = re.compile(r"decode 00001 failed; it has shard 00001 \(rows 4 to 5 of \S+\)")
+    assert any(map(ours.fullmatch, caplog.messages))  # what Prefect's page of the task shows
     assert sorted(path.name for path in (out / "shards").iterdir()) == ["00000.json", "00002.json"]
     assert json.loads((out / "run.json").read_text())["totals"]["shards"] == 2
 
@@ -208,7 +211,7 @@ def test_rules_across_shards_decide_when_all_are_scored(
     rules = {"rules": [{"keep_best": 2, "per": "theme"}, {"keep_best": 3, "per": "dataset"}]}
     changes: dict[str, Any] = {"score": {"keep_best": None}, "select": rules}
     blocked = block_stage(configure(settings, out, **changes), "decode", 1)
-    with pytest.raises(ShardError, match=r"1 of 3 shards failed.*\nshard 00001, decode: "):
+    with pytest.raises(ShardError, match=ONE_FAILED):
         run(settings, out, **changes)
     assert {path.name for path in (out / "shards").iterdir()} == {"00000.json", "00002.json"}
     (blocked / "in the way").rmdir()

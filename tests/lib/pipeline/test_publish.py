@@ -45,6 +45,8 @@ def test_each_prompt_and_image_is_published_or_rejected_with_a_reason(
     assert Counter(row.reason for row in rejects) == expected
     assert {row.text for row in rejects if row.reason == "too_long"} == {"длинный"}
     assert {row.stage for row in rejects} == {"translate", "generate", "decode", "score"}
+    rows = {row.prompt_id: row.source_row for row in rejects}
+    assert rows == {"circle": 1, "square": 2, "red": 3, "long": 4}
 
 
 def test_rejects_carry_score_translation_and_own_columns(

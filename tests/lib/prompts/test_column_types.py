@@ -23,7 +23,8 @@ from rudalle_lib.prompts.column_types import (
     stored_type,
     unreadable_rows,
 )
-from rudalle_lib.prompts.plan import plan_fingerprint, plan_run, read_extras, read_plan, read_shard
+from rudalle_lib.prompts.plan import plan_run, read_extras, read_plan, read_shard
+from rudalle_lib.prompts.rows import plan_fingerprint
 from rudalle_lib.schema import tables
 from rudalle_lib.schema.features import features_of, loadable
 from rudalle_lib.schema.tables import same_values

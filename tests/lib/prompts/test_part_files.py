@@ -103,7 +103,7 @@ def test_relative_paths_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "csv.gz"])
-def test_row_numbers_go_on_over_the_parts(storage: Storage, kind: str) -> None:
+def test_rows_are_named_by_their_numbers_in_their_part(storage: Storage, kind: str) -> None:
     import gzip
 
     def part(*prompts: str) -> bytes:
@@ -119,10 +119,10 @@ def test_row_numbers_go_on_over_the_parts(storage: Storage, kind: str) -> None:
     rows = list(read_prompts(url))
     numbers = [row.detail.split()[1] for row in rows if isinstance(row, RejectRecord)]
     assert [row.text for row in rows if isinstance(row, Prompt)] == ["a", "b", "c"]
-    assert numbers == ["2", "4", "6"]
+    assert numbers == ["2", "1", "3"]
     details = [row.detail for row in rows if isinstance(row, RejectRecord)]
-    assert f"row 2 of {url} (part-0.{kind}): " in details[0]
-    assert f"row 6 of {url} (part-3.{kind}): " in details[2]
+    assert f"row 2 of {url}/part-0.{kind}: " in details[0]
+    assert f"row 3 of {url}/part-3.{kind}: " in details[2]
     assert len(list(read_prompts(url, limit=4))) == 4
 
 

@@ -16,14 +16,13 @@ from rudalle_lib.errors import PromptError, ShardError
 from rudalle_lib.prompts.known_prompts import CHOSEN_SIZE
 from rudalle_lib.prompts.plan import (
     Plan,
-    plan_fingerprint,
     plan_run,
     read_extras,
     read_plan,
     read_shard,
     read_tables,
 )
-from rudalle_lib.prompts.rows import content_digest
+from rudalle_lib.prompts.rows import content_digest, plan_fingerprint
 from rudalle_lib.schema.arrow import from_table
 from rudalle_lib.schema.records import Overrides, RejectRecord
 from rudalle_lib.storage.storage import Storage

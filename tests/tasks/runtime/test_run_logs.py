@@ -5,9 +5,19 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+import pytest
+
 from rudalle_lib.prompts.plan import Plan
-from rudalle_lib.schema.records import DataFile, ShardManifest, ShardSpec, StageArtifact
-from tasks.runtime.run_logs import LOGGER, describe_result, replace_lines
+from rudalle_lib.schema.records import DataFile, ShardManifest, ShardSpec, StageArtifact, reject
+from rudalle_lib.schema.table_rows import TableRow
+from tasks.runtime import run_logs
+from tasks.runtime.run_logs import (
+    LOGGER,
+    REJECTS_SHOWN,
+    describe_result,
+    log_rejects,
+    replace_lines,
+)
 
 METADATA = DataFile("data/metadata/00000.parquet", 1, "")
 
@@ -40,6 +50,25 @@ def test_a_plan_says_what_is_new_and_other_results_nothing() -> None:
     plan = Plan((ShardSpec(0, "plan/00000.parquet", 2),), (0,), 2, 8, "t.csv", 2, {}, 0)
     assert describe_result("plan", plan) == "2 prompts in 1 shard, 2 new"
     assert describe_result("plan", None) == ""
+
+
+def test_rejected_prompts_get_a_line_each_with_their_row(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rejects = [
+        reject(
+            "too_long", "too long", stage="generate", prompt_id=f"p{n}", row=TableRow("t.csv", n)
+        )
+        for n in range(1, REJECTS_SHOWN + 3)
+    ]
+    log_rejects(rejects)  # outside of a run there is no log
+    assert caplog.messages == []
+    monkeypatch.setattr(run_logs, "get_run_logger", lambda: logging.getLogger("run"))
+    log_rejects(rejects)
+    assert caplog.messages[0] == "p1: row 1 of t.csv: too long (too_long)"
+    assert caplog.messages[REJECTS_SHOWN:] == [
+        "... and 2 rejected prompts more; all are in rejects/"
+    ]
 
 
 def test_lines_of_prefect_are_replaced_once() -> None:
