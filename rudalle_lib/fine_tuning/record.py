@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import yaml
+
 from rudalle_lib.config.fine_tune import FineTuneConfig
+from rudalle_lib.config.sections import DecodeConfig
 from rudalle_lib.dataset.manifests import package_versions, sealed_json, unsealed
 from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import DamagedError
@@ -86,10 +90,25 @@ class FineTuneRecord:
     versions: Mapping[str, str]
 
     def usage(self) -> str:
-        """The lines of a run's configuration that use the new weights."""
-        models = f"{self.name}: {{ base: {registered_base(self.config)}, folder: {self.folder} }}"
+        """The lines of a run's configuration that use the new weights.
+
+        A decoder draws with the codes of one VQ-GAN, so theirs is named, too, if it is not the one
+        that runs have by default.
+        """
+        base = registered_base(self.config)
+        models: dict[str, Any] = {self.name: {"base": base, "folder": self.folder}}
         key = {"decoder": "generate", "vqgan": "decode", "scorer": "score"}[self.trains]
-        return f"weights: {{ models: {{ {models} }} }}\n{key}: {{ model: {self.name} }}"
+        lines: dict[str, Any] = {key: {"model": self.name}}
+        vqgan = str(self.config["vqgan"])
+        if self.trains == "decoder" and vqgan != DecodeConfig().model:
+            lines["decode"] = {"model": vqgan}
+            own = self.config["weights"].get("models", {}).get(vqgan)
+            models |= {} if own is None else {vqgan: own}
+        text = yaml.safe_dump(
+            {"weights": {"models": models}, **lines},
+            default_flow_style=None, sort_keys=False, allow_unicode=True, width=math.inf,
+        )  # fmt: skip
+        return str(text).rstrip()
 
 
 def registered_base(config: Mapping[str, Any]) -> str:

@@ -34,6 +34,8 @@ TRAINING = {
     "steps": STEPS, "batch_size": 4, "warmup_steps": 1, "dtype": "float32", "average": 0.5,
     "checkpoint_seconds": 0,
 }  # fmt: skip
+OTHERS = {"steps": 2, "batch_size": 4, "dtype": "float32", "learning_rate": 0.01}
+"""For a VQ-GAN and a ruCLIP, so that even their first steps change what they compute."""
 
 
 @pytest.fixture(scope="module")
@@ -169,21 +171,28 @@ def call(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.parametrize("trains", ["decoder", "vqgan", "scorer"])
 def test_a_run_uses_the_weights_by_name_and_replays_bit_for_bit(
     finished: tuple[Path, FineTuneRecord, list[Event]],
+    make: Callable[..., FineTuneConfig],
     settings: dict[str, object],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    trains: str,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    usage = yaml.safe_load(finished[1].usage())
-    config = configure(
-        settings, tmp_path / "out", weights=usage["weights"], generate=usage["generate"]
-    )
+    record = finished[1]
+    if trains != "decoder":
+        record, _ = run(make(tmp_path / "training", trains=trains, training=OTHERS))
+    assert record.trains == trains and "MODEL_CARD.md" in record.files
+    usage = yaml.safe_load(record.usage())
+    config = configure(settings, tmp_path / "out", **usage)
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     assert "mine works" in call("models", "verify", "mine", "--config", path).stdout
     assert call("run", path).exit_code == 0
+    used = json.loads((tmp_path / "out" / "run.json").read_text())["weights"]
+    assert "mine" in used and record.base not in used
     metadata = min((tmp_path / "out" / "data" / "metadata").iterdir())
     image = pq.read_table(metadata).column("image_id").to_pylist()[0]
     again = call("replay", tmp_path / "out", image, "--to", tmp_path / "again.png")

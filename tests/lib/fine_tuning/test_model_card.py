@@ -19,7 +19,7 @@ def test_a_card_has_base_data_figures_licence_and_settings(make: Make, tmp_path:
     card = render_card(record, config)
     for fact in (
         "# mine", "demo-dalle, weights aaaa", "2 of 8 images were held out", "3 no\\_caption",
-        "| images | 8 | 1 |", "3.0000 at first, 2.0000 at last", "generate: { model: mine }",
+        "| images | 8 | 1 |", "3.0000 at first, 2.0000 at last", "generate: {model: mine}",
         "Apache-2.0", "so its terms hold for them, too", "steps: 2", "rudalle-flows fine-tune",
     ):  # fmt: skip
         assert fact in card, fact

@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rudalle_lib.config.fine_tune import FineTuneConfig
+from rudalle_lib.config.run import RunConfig
 from rudalle_lib.errors import DamagedError
 from rudalle_lib.fine_tuning.record import (
     RECORD,
@@ -57,12 +59,41 @@ def test_a_record_is_read_as_it_was_written(make: Make, tmp_path: Path) -> None:
 def test_its_usage_names_the_registered_base(make: Make, tmp_path: Path) -> None:
     usage = record_of(make(tmp_path)).usage().splitlines()
     assert usage == [
-        "weights: { models: { mine: { base: demo-dalle, folder: out/weights/mine } } }",
-        "generate: { model: mine }",
+        "weights:",
+        "  models:",
+        "    mine: {base: demo-dalle, folder: out/weights/mine}",
+        "generate: {model: mine}",
     ]
     models = {"first": {"base": "malevich-v3", "folder": "x"}}
     again = make(tmp_path, base="first", weights={"models": models})
     assert "base: malevich-v3, folder" in record_of(again).usage()
+
+
+@pytest.mark.parametrize(
+    ("changes", "vqgan"),
+    [
+        ({"vqgan": "vqgan-f8"}, None),
+        (
+            {
+                "vqgan": "codes",
+                "weights": {"models": {"codes": {"base": "vqgan-f8", "folder": "x"}}},
+            },
+            "x",
+        ),
+        ({"name": "2026"}, None),
+        ({"name": "null"}, None),
+    ],
+)
+def test_its_usage_is_a_configuration_with_the_vqgan_of_the_decoder(
+    make: Make, tmp_path: Path, changes: dict[str, object], vqgan: str | None
+) -> None:
+    config = make(tmp_path, **changes)
+    record = replace(record_of(config), folder="out, or {so}: #1/mine")
+    run = RunConfig.model_validate({"prompts": {"uri": "x"}, **yaml.safe_load(record.usage())})
+    models = {name: own.folder for name, own in run.weights.models.items()}
+    assert models.pop(config.name) == record.folder
+    assert models == ({} if vqgan is None else {config.vqgan: vqgan})
+    assert (run.generate.model, run.decode.model) == (config.name, config.vqgan)
 
 
 @pytest.mark.parametrize(
