@@ -13,7 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
+from itertools import count
 
 import pyarrow as pa
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from rudalle_lib.config.fine_tune import FineTuneConfig, SourceConfig
 from rudalle_lib.dataset import layout
+from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import (
     DataError,
     ImageError,
@@ -37,11 +39,13 @@ from rudalle_lib.prompts.text_streams import storable
 from rudalle_lib.schema.records import ShardSpec, StageArtifact
 from rudalle_lib.storage.errors import public_url
 from rudalle_lib.storage.storage import Storage
+from rudalle_lib.training.data.duplicates import Duplicates, row_digest, with_digests
 from rudalle_lib.training.data.encoders import CPU, Encoder, make_encoder
 from rudalle_lib.training.data.manifest import (
     EncodedData,
     EncodedShard,
     EncodedSource,
+    without,
     write_manifest,
 )
 from rudalle_lib.training.data.rejects import (
@@ -57,7 +61,7 @@ from rudalle_lib.training.data.shards import Shard, read_shards
 STAGE = "encode"
 """Folder of the encoded shards in `stages/`."""
 
-VERSION = 1
+VERSION = 2
 """Raised when new code encodes otherwise."""
 
 READERS = 16
@@ -140,11 +144,31 @@ def encode_data(
         tuple(sources),
     )  # fmt: skip
     if share is None:
-        publish_rejects(storage, data)
+        data, duplicates = _without_duplicates(storage, data)
+        publish_rejects(storage, data, duplicates)
         if not data.rows:
             raise DataError(_nothing(storage, data))
         write_manifest(storage, data)
     return data
+
+
+def _without_duplicates(
+    storage: Storage, data: EncodedData
+) -> tuple[EncodedData, Callable[[int], Sequence[RejectedRow]]]:
+    """The data whose duplicates count as rejects, and what gives those of a shard."""
+    found = Duplicates(storage, [shard.path for shard in data.shards])
+    names = [source.uri for source in data.sources for _ in source.shards]
+    numbers = count()
+
+    def marked(shard: EncodedShard) -> EncodedShard:
+        number = next(numbers)
+        rejects = [astuple(reject) for reject in found.rejects(number, names)]
+        return without(shard, len(rejects), digest_of([shard.path, number, rejects]))
+
+    sources = tuple(
+        replace(source, shards=tuple(map(marked, source.shards))) for source in data.sources
+    )
+    return replace(data, sources=sources), lambda number: found.rejects(number, names)
 
 
 class _Work:
@@ -219,6 +243,7 @@ class _Work:
     def _encode(self, source: SourceConfig, shard: Shard, version: str) -> EncodedShard:
         started = time.monotonic()
         rejects: list[RejectedRow] = []
+        digests: list[str] = []
         batches: list[pa.Table] = []
         outages: list[StorageError] = []
 
@@ -227,7 +252,7 @@ class _Work:
             rejects.append(RejectedRow(uri, key, error.reason, storable(error.detail)))
 
         with ThreadPoolExecutor(READERS, "training-images") as threads:
-            for batch in self._batches(shard.rows, threads, reject, outages):
+            for batch in self._batches(shard.rows, threads, reject, digests, outages):
                 batches.append(batch)
                 self._advance(images=batch.num_rows)
                 self._check_stop()
@@ -237,12 +262,12 @@ class _Work:
                 f"could not be asked for, so the network may be down. The first: {outages[0]}"
             )
         table = pa.concat_tables(batches) if batches else self._columns().empty_table()
+        table = with_rejects(with_digests(table, digests), rejects)
         spec = ShardSpec(shard.index, "", len(shard.rows), version)
         seconds = time.monotonic() - started
         artifact = write_artifact(
-            self._storage, STAGE, spec, version, with_rejects(table, rejects), seconds,
-            term=self._term,
-        )  # fmt: skip
+            self._storage, STAGE, spec, version, table, seconds, term=self._term
+        )
         self._advance(rejects=len(rejects), shards=1)
         return self._described(shard, version, artifact)
 
@@ -251,14 +276,16 @@ class _Work:
         rows: Sequence[Row],
         threads: Executor,
         reject: Callable[[Row, RejectedError], None],
+        digests: list[str],
         outages: list[StorageError],
     ) -> Iterator[pa.Table]:
-        """The encoded rows in batches; rejects are noted in the order of the rows."""
+        """The encoded rows in batches; rejects and digests are noted in the order of the rows."""
         size = self._config.encoding.batch_size
         ready: list[_Ready] = []
         for row, found in map_ahead(threads, self._prepare, rows, READERS):
             if isinstance(found, _Ready):
                 ready.append(found)
+                digests.append(found.digest)
             else:
                 reject(row, found)
                 if isinstance(found.__cause__, StorageError):
@@ -312,6 +339,7 @@ class _Ready:
     caption: str | None
     ids: Sequence[int] | None
     image: Tensor
+    digest: str
 
 
 def _prepare(row: FoundRow, encoder: Encoder, config: FineTuneConfig) -> _Ready:
@@ -339,7 +367,7 @@ def _prepare(row: FoundRow, encoder: Encoder, config: FineTuneConfig) -> _Ready:
         raise RejectedError("unreadable_image", str(error)) from None
     except ImageError as error:
         raise RejectedError("bad_image", str(error)) from None
-    return _Ready(row.key, caption, ids, fitted)
+    return _Ready(row.key, caption, ids, fitted, row_digest(caption, content))
 
 
 def _caption(row: FoundRow) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rudalle_lib.dataset.splits import place_of
@@ -25,6 +26,7 @@ from rudalle_lib.errors import StorageError
 from rudalle_lib.storage.errors import translate_errors
 from rudalle_lib.storage.storage import Storage
 from rudalle_lib.storage.urls import is_local_url
+from rudalle_lib.training.data.duplicates import Duplicates
 from rudalle_lib.training.data.manifest import EncodedData
 
 CHANNELS = 3
@@ -138,12 +140,17 @@ def _copy(storage: Storage, data: EncodedData, path: Path) -> None:
     """Write the rows of all shards into one file, and delete the files of earlier data."""
     for earlier in path.parent.glob("*.arrow*"):
         earlier.unlink()  # who has it mapped keeps it
-    schema = _schema(data)
+    schema, shards = _schema(data), data.shards
+    duplicates = None
+    if any(shard.duplicates for shard in shards):
+        duplicates = Duplicates(storage, [shard.path for shard in shards])
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         with pa.ipc.new_file(file, schema) as writer:
-            for shard in data.shards:
+            for number, shard in enumerate(shards):
                 table = storage.read_table(shard.path)
+                if duplicates is not None:
+                    table = _without(table, duplicates.in_shard(number))
                 if table.num_rows != shard.rows:
                     raise StorageError(
                         f"{storage.public_path(shard.path)} has {table.num_rows:,} rows, expected "
@@ -154,6 +161,13 @@ def _copy(storage: Storage, data: EncodedData, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _without(table: pa.Table, places: NDArray[np.int64]) -> pa.Table:
+    """A table without some of its rows."""
+    kept = np.ones(table.num_rows, bool)
+    kept[places] = False
+    return table.filter(pa.array(kept))
 
 
 def _schema(data: EncodedData) -> pa.Schema:

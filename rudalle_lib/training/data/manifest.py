@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rudalle_lib.dataset import layout
 from rudalle_lib.dataset.manifests import sealed_json, unsealed
 from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import DamagedError
@@ -25,8 +26,9 @@ class EncodedShard:
 
     Attributes:
         path: the Parquet file, relative to the output; its name holds its version.
-        rows: number of rows in it.
-        rejected: number of rows that are not in it, by reason.
+        rows: number of rows in it that are learnt from.
+        rejected: number of rows that are not learnt from, by reason: those of `duplicate` are in
+            the file, the others are not.
         rejects: the Parquet file that lists them, None if there are none.
     """
 
@@ -34,6 +36,31 @@ class EncodedShard:
     rows: int
     rejected: Mapping[str, int]
     rejects: str | None
+
+    @property
+    def duplicates(self) -> int:
+        """Number of rows in the file that are not learnt from."""
+        return self.rejected.get("duplicate", 0)
+
+
+def without(shard: EncodedShard, duplicates: int, name: str) -> EncodedShard:
+    """A shard some of whose rows are duplicates.
+
+    Args:
+        shard: the shard as it is encoded.
+        duplicates: the number of these rows.
+        name: digest of their rejects, for the file that lists them: what is a duplicate depends on
+            other shards.
+    """
+    if not duplicates:
+        return shard
+    rejected = {**shard.rejected, "duplicate": duplicates}
+    index = layout.index_of(shard.path, "stage")
+    assert index is not None
+    return EncodedShard(
+        shard.path, shard.rows - duplicates, dict(sorted(rejected.items())),
+        layout.rejects_path(index, layout.version_of(name)),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

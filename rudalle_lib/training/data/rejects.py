@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal, get_args
@@ -26,6 +26,7 @@ DataReason = Literal[
     "bad_image",
     "wrong_size",
     "same_name",
+    "duplicate",
     "bad_row",
     "damaged_file",
 ]
@@ -41,6 +42,8 @@ MEANINGS: Mapping[DataReason, str] = MappingProxyType({
     "bad_image": "it is no PNG, JPEG or WebP file, damaged, cut off, or too large",
     "wrong_size": "it has another size than the network, with `fit: exact`",
     "same_name": "two images or two samples have one name, so the caption may belong to either",
+    "duplicate": "an earlier row of any of the datasets has the same caption and, byte by byte, "
+    "the same image file; `repeats` is there to weigh images",
     "bad_row": "the row of a table cannot be read",
     "damaged_file": "a file of several is damaged; its rows are missing from there on",
 })  # fmt: skip
@@ -78,7 +81,8 @@ REJECTS = "rejects"
 def with_rejects(table: pa.Table, rejects: Sequence[RejectedRow]) -> pa.Table:
     """An encoded shard with the rows that are not in it."""
     rows = [astuple(row) for row in rejects]
-    return table.replace_schema_metadata({REJECTS: json.dumps(rows)})
+    metadata = table.schema.metadata or {}
+    return table.replace_schema_metadata({**metadata, REJECTS: json.dumps(rows)})
 
 
 def rejects_in(storage: Storage, path: str) -> list[RejectedRow]:
@@ -87,14 +91,22 @@ def rejects_in(storage: Storage, path: str) -> list[RejectedRow]:
     return [RejectedRow(*row) for row in json.loads(metadata.get(REJECTS, "[]"))]
 
 
-def publish_rejects(storage: Storage, data: EncodedData) -> None:
-    """Write the rejects of all shards that have some as tables; delete those of earlier data."""
+def publish_rejects(
+    storage: Storage, data: EncodedData, more: Callable[[int], Sequence[RejectedRow]]
+) -> None:
+    """Write the rejects of all shards that have some as tables; delete those of earlier data.
+
+    Args:
+        storage: the output.
+        data: the encoded data.
+        more: the rows of a shard, by its number, that are in its file and not learnt from.
+    """
     listed = storage.list(layout.REJECTS_FOLDER)
     earlier = {path for path in listed if layout.index_of(path, "rejects") is not None}
-    for shard in data.shards:
+    for number, shard in enumerate(data.shards):
         if shard.rejects is not None and not _is_whole(storage, shard.rejects, earlier):
-            rows = to_table(rejects_in(storage, shard.path), RejectedRow)
-            storage.write_table(shard.rejects, rows)
+            rows = [*rejects_in(storage, shard.path), *more(number)]
+            storage.write_table(shard.rejects, to_table(rows, RejectedRow))
     for path in sorted(earlier - {shard.rejects for shard in data.shards}):
         storage.delete(path)
 
