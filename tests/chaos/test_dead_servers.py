@@ -13,6 +13,7 @@ import pytest
 from tests.chaos.attempts import assert_nothing_twice, assert_same, state_of
 from tests.chaos.conftest import S3Site, Undisturbed
 from tests.chaos.fault_proxy import Fault, Request
+from tests.support.prefect_home import make_prefect_home
 from tests.support.servers import kill_group, prefect_server
 
 pytestmark = pytest.mark.chaos
@@ -66,8 +67,7 @@ def test_a_run_can_be_resumed_after_prefect_lost_its_database(
     site: S3Site, undisturbed: Undisturbed, tmp_path: Path, seed: int
 ) -> None:
     number = random.Random(seed).randint(undisturbed.requests // 4, undisturbed.requests // 2)
-    home = tmp_path / "prefect"
-    home.mkdir()
+    home = make_prefect_home(tmp_path / "prefect")
     output, api, dead = site.new_output(), site.api, threading.Event()
     with prefect_server(home) as (address, process):
 
@@ -79,7 +79,7 @@ def test_a_run_can_be_resumed_after_prefect_lost_its_database(
         at_request(site, number, die)
         attempt = site.start(output)
         assert dead.wait(300), attempt.output()
-        attempt.process.join(15)
+        attempt.process.join(5)
         if attempt.process.is_alive():  # it would retry for a long time
             attempt.kill()
             attempt.process.join()

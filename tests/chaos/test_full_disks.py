@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from flows.cli.options import PACKAGED
+from tests.support.prefect_home import make_prefect_home
 from tests.support.tiny_run import LONG_TABLE
 
 pytestmark = pytest.mark.chaos
@@ -52,7 +53,7 @@ def test_a_disk_that_becomes_full_is_exit_code_1_and_the_run_can_go_on(
     config = settings | {"output": str(output), "prompts": prompts, "generate": generate}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
     environment = {n: v for n, v in os.environ.items() if not n.startswith("PREFECT_")}
-    environment["PREFECT_HOME"] = str(tmp_path / "prefect")
+    environment["PREFECT_HOME"] = str(make_prefect_home(tmp_path / "prefect"))
     command = [sys.executable, "-m", "flows.cli", "run", str(tmp_path / "run.yaml")]
     with subprocess.Popen(
         command, cwd=PACKAGED.parent, env=environment, stderr=subprocess.PIPE, text=True
@@ -68,8 +69,9 @@ def test_a_disk_that_becomes_full_is_exit_code_1_and_the_run_can_go_on(
 
     finished = {path: path.stat().st_mtime_ns for path in output.glob("shards/*.json")}
     (small_disk / "filler").unlink()
+    faster = [*command, "--set", "generate.batch_size=50"]
     done = subprocess.run(
-        command, cwd=PACKAGED.parent, env=environment, capture_output=True, text=True
+        faster, cwd=PACKAGED.parent, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     assert len(list(output.glob("shards/*.json"))) == 6

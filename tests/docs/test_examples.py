@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rudalle_lib.dataset.frames import read_images, read_rejects
 from rudalle_lib.images.codecs import decode_image
+from tests.support.prefect_home import make_prefect_home
 from tests.support.s3_server import S3Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +23,8 @@ def run(
 ) -> str:
     """Run an example in a folder; what it printed."""
     settings = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    settings |= {"PREFECT_HOME": str(folder / "prefect"), "PYTHONPATH": str(ROOT)}
+    home = make_prefect_home(folder / "prefect")
+    settings |= {"PREFECT_HOME": str(home), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / script), *arguments],
         cwd=folder, env={**settings, **(environment or {})},
@@ -69,8 +71,8 @@ def test_read_into_dataloader(tmp_path: Path) -> None:
     assert batches[0].endswith(table["text"].iloc[0])
 
 
-def test_run_on_s3(tmp_path: Path) -> None:
-    with S3Server.start() as server:
-        arguments = ["--set", "prompts.limit=2", "--set", "generate.images=2"]
-        printed = run("run_on_s3.py", *arguments, folder=tmp_path, environment=server.environment)
-    assert f"images in s3://{server.bucket}/demo, mean score" in printed
+def test_run_on_s3(s3_server: S3Server, tmp_path: Path) -> None:
+    arguments = ["--set", "prompts.limit=2", "--set", "generate.images=2"]
+    access = s3_server.environment
+    printed = run("run_on_s3.py", *arguments, folder=tmp_path, environment=access)
+    assert f"images in s3://{s3_server.bucket}/demo, mean score" in printed
