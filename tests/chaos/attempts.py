@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import re
 import signal
@@ -25,9 +24,9 @@ from rudalle_lib.dataset import layout
 from rudalle_lib.dataset.manifests import read_shard_manifests
 from rudalle_lib.storage.storage import Storage
 from tests.chaos.disturbances import DISTURBANCE, disturb
+from tests.support.fork_server import CONTEXT, preload
 
-PRELOADED = ["flows.generate_shards", "tests.chaos.attempts"]
-"""Imported once, in the process from which all attempts are forked, so that they start quickly."""
+preload("flows.generate_shards", "tests.chaos.attempts")
 
 SHARDS = "TEST_SHARDS"
 """Variable with the shards of an attempt, as `rudalle-flows run --shards` takes them."""
@@ -61,10 +60,8 @@ class Attempt:
             report: File for the result.
         """
         report.unlink(missing_ok=True)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
         arguments = (dict(config), dict(environment), api, str(report))
-        process = context.Process(target=_run, args=arguments)
+        process = CONTEXT.Process(target=_run, args=arguments)
         process.start()
         return Attempt(process, report)
 

@@ -1,16 +1,14 @@
 """Small prompt tables that unpack to anything: planned, rejected, or one clear sentence.
 
-Each is planned in a process of its own that may use 700 MB of memory and 30 seconds.
+Each is planned in a process of its own that may use 500 MB more memory than it starts with, and 30
+seconds.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
-import subprocess
-import sys
-import time
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,35 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-pytestmark = pytest.mark.chaos
-
-ROOT = Path(__file__).resolve().parents[2]
-MEMORY = 3 * 2**30
-"""Address space; Arrow reserves a gigabyte of it that it does not use."""
-
-MAX_RESIDENT = 700_000
-"""Kilobytes."""
-
-SECONDS = 30
-
-PLAN = f"""
-import resource, sys, tempfile
-resource.setrlimit(resource.RLIMIT_AS, ({MEMORY}, {MEMORY}))
 from rudalle_lib.config.run import RunConfig
-from rudalle_lib.errors import RudalleError
 from rudalle_lib.prompts.plan import plan_run
 from rudalle_lib.storage.storage import Storage
-try:
-    with tempfile.TemporaryDirectory() as output:
-        config = RunConfig(output=output, prompts={{"uri": sys.argv[1]}})
-        plan = plan_run(config, Storage(output))
-        print("planned", plan.prompts, dict(plan.rejected))
-except RudalleError as error:
-    print("error", error)
-for line in open("/proc/self/status"):
-    if line.startswith("VmHWM"):
-        print("resident", line.split()[1])
-"""
+from tests.support.limited_process import Outcome, call_limited
+
+pytestmark = pytest.mark.chaos
+
+RESERVED = 3 * 1024
+"""Megabytes of address space that planning may add; Arrow reserves a gigabyte for nothing."""
+
+MAX_RESIDENT = 500
+"""Megabytes of memory that planning may use."""
+
+SECONDS = 30
+"""Seconds of a processor that it may take."""
 
 X = "x" * 2**20
 
@@ -183,17 +167,18 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes | str], str]] = {
 """The name of a file, what makes its content, and what planning it says."""
 
 
-def plan(uri: Path) -> tuple[str, int, float]:
-    """What planning a table says, the memory that it took in kilobytes, and the time."""
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", PLAN, str(uri)], cwd=ROOT, capture_output=True, text=True,
-        timeout=SECONDS * 4, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False,
-    )  # fmt: skip
-    seconds = time.monotonic() - started
-    assert done.returncode == 0, done.stderr[-2000:]
-    said, _, resident = done.stdout.partition("resident ")
-    return said.strip(), int(resident), seconds
+def plan_limited(uri: str) -> str:
+    """Plan a table, in a process of its own; returns how many prompts and rejects it has."""
+    with tempfile.TemporaryDirectory() as output:
+        config = RunConfig.model_validate({"output": output, "prompts": {"uri": uri}})
+        plan = plan_run(config, Storage(output))
+        return f"planned {plan.prompts} {dict(plan.rejected)}"
+
+
+def plan(uri: Path) -> tuple[str, Outcome]:
+    """What planning a table says, and what it took."""
+    found = call_limited(plan_limited, str(uri), megabytes=RESERVED, seconds=SECONDS)
+    return found.error or found.value, found
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -203,9 +188,9 @@ def test_a_bomb_is_defused(tmp_path: Path, name: str) -> None:
     path = tmp_path / file
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     assert path.stat().st_size < 40_000_000
-    said, resident, seconds = plan(path)
+    said, took = plan(path)
     assert expected in said and "\n" not in said and len(said) < 1000
-    assert resident < MAX_RESIDENT and seconds < SECONDS
+    assert took.megabytes < MAX_RESIDENT and took.seconds < SECONDS
 
 
 @pytest.mark.parametrize(
@@ -219,13 +204,13 @@ def test_thousands_of_part_files_are_read_or_refused(
     folder.mkdir()
     for number in range(count):
         (folder / f"part-{number:05}.parquet").write_bytes(content)
-    said, _, seconds = plan(folder)
-    assert expected in said and seconds < SECONDS
+    said, took = plan(folder)
+    assert expected in said and took.seconds < SECONDS
 
 
 def test_a_folder_of_bombs_is_one_bomb(tmp_path: Path) -> None:
     content = parquet({"prompt": repeated(X, 20_000)})
     for number in range(500):
         (tmp_path / f"part-{number:05}.parquet").write_bytes(content)
-    said, _, seconds = plan(tmp_path)
-    assert "unpacks to more than" in said and seconds < SECONDS
+    said, took = plan(tmp_path)
+    assert "unpacks to more than" in said and took.seconds < SECONDS

@@ -1,12 +1,11 @@
 """Call a function in a process with bounds on memory and time, and measure what it took.
 
-Processes are forked from a server that has imported torch, so a call costs milliseconds. A bomb
-that is not defused ends its own process, not the machine.
+Processes are forked from a server that has imported torch and what the modules of tests import, so
+a call costs milliseconds. A bomb that is not defused ends its own process, not the machine.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import resource
 import signal
 import time
@@ -17,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from rudalle_lib.errors import RudalleError
+from tests.support.fork_server import CONTEXT, preload
 
 MEGABYTE = 2**20
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    ["torch", "rudalle_lib.images.codecs", "rudalle_lib.weights.loading"]
-)
+preload("torch", "pytest", "hypothesis", "hypothesis.strategies", "PIL.Image")
+preload("rudalle_lib.images.codecs", "rudalle_lib.prompts.plan", "rudalle_lib.weights.loading")
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ def call_limited(
     Raises:
         AssertionError: it raised anything else, or was killed at a limit.
     """
-    receiver, sender = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(
         target=_child, args=(sender, function, arguments, megabytes, seconds), daemon=True
     )
     process.start()

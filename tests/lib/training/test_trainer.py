@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import signal
 import time
@@ -21,7 +20,10 @@ from rudalle_lib.training.decoder import DecoderTask
 from rudalle_lib.training.figures import read_figures
 from rudalle_lib.training.task import Batch, Task
 from rudalle_lib.training.trainer import Trained, train
+from tests.support.fork_server import CONTEXT, preload
 from tests.support.tiny_training import learn, settings, tiny_decoder, tiny_examples
+
+preload("tests.support.tiny_training")
 
 
 def figure(work: Path, name: str) -> list[float]:
@@ -89,10 +91,8 @@ def test_a_training_killed_five_times_has_the_losses_of_an_undisturbed_one(tmp_p
     measured = {"every": 10, "patience": 3}
     learn(tmp_path / "whole", changes, measured)
     work = tmp_path / "killed"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.support.tiny_training"])
     for step in sorted(random.Random(1).sample(range(2, 49), 5)):
-        process = context.Process(target=learn, args=(work, changes, measured))
+        process = CONTEXT.Process(target=learn, args=(work, changes, measured))
         process.start()
         while process.is_alive() and len(read_figures(work)) < step:
             time.sleep(0.002)
