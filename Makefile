@@ -49,7 +49,7 @@ screenshots: $(DEV) chromium ## make the README's images of Prefect's pages and 
 	@$(BIN)/python -m tests.ui.screenshots --config $(CONFIG)
 
 test: $(DEV) chromium exiftool azurite ## the default tests, two files at once; a failed one is repeated once and named: no GPU, no published weights
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --reruns 1 -rR
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 -rR
 
 chaos: $(DEV) ## break runs on purpose, at length: kills, pauses, power cuts, faults, hostile input (an hour)
 	@$(BIN)/python -m pytest -q -m chaos tests
