@@ -17,6 +17,7 @@ from rudalle_lib.models.decoding.prompt_sharing import Replicas
 from rudalle_lib.models.decoding.torch_cache import TorchLayerCache
 from rudalle_lib.models.sparse_attention import LayerKind, TokenGrid
 from tests.support.compiled import AMX, amx_by, needs_kernels
+from tests.support.layer_patterns import PATTERNS
 
 CPU = torch.device("cpu")
 PROMPT_OF = torch.tensor([2, 0, 2, 1, 2, 2, 2, 0, 2, 2, 2, 2, 0, 2, 0, 2, 0])
@@ -53,8 +54,7 @@ def texts(heads: int, length: int, width: int, dtype: torch.dtype) -> tuple[Tens
 
 @pytest.mark.parametrize("width", [32, 96, 160])
 @pytest.mark.parametrize(("dtype", "amx"), BACKENDS)
-@pytest.mark.parametrize("wrap", [False, True])
-@pytest.mark.parametrize("kind", LayerKind)
+@pytest.mark.parametrize(("kind", "wrap"), PATTERNS)
 @torch.inference_mode()
 def test_attention_matches_torch(
     kind: LayerKind,

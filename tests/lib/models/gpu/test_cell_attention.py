@@ -11,6 +11,7 @@ from rudalle_lib.models.gpu.image_groups import ImageGroups, empty_groups, group
 from rudalle_lib.models.gpu.slot_tables import slot_tables
 from rudalle_lib.models.layers.triton_support import BoundedRows
 from rudalle_lib.models.sparse_attention import LayerKind, TokenGrid, cell_mask
+from tests.support.layer_patterns import PATTERNS
 
 HEADS = 2
 
@@ -77,8 +78,7 @@ def largest_error(
     return worst
 
 
-@pytest.mark.parametrize("wrap", [False, True])
-@pytest.mark.parametrize("kind", LayerKind)
+@pytest.mark.parametrize(("kind", "wrap"), PATTERNS)
 def test_every_cell_of_every_kind_of_layer(
     kind: LayerKind, wrap: bool, device: torch.device
 ) -> None:
