@@ -91,18 +91,18 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes | str], str]] = {
         "bytes of memory to unpack"),
     "prefixes of the value before": (
         "p.parquet",
-        lambda: parquet({"prompt": [X] * 2500}, use_dictionary=False,
+        lambda: parquet({"prompt": [X] * 1200}, use_dictionary=False,
                         column_encoding={"prompt": "DELTA_BYTE_ARRAY"}),
         "bytes of memory to unpack"),
     "one large page": (
         "p.parquet",
-        lambda: parquet({"prompt": ["x" * 10_000] * 40_000}, use_dictionary=False,
-                        data_page_size=2**30, row_group_size=40_000),
+        lambda: parquet({"prompt": ["x" * 10_000] * 20_000}, use_dictionary=False,
+                        data_page_size=2**30, row_group_size=20_000),
         "unpacks to more than"),
     "binary of a fixed size": (
         "p.parquet",
-        lambda: parquet({"prompt": ["a"] * 500, "x": pa.array(
-            [bytes(2**20)] * 500, pa.binary(2**20))}),
+        lambda: parquet({"prompt": ["a"] * 200, "x": pa.array(
+            [bytes(2**20)] * 200, pa.binary(2**20))}),
         "unpacks to more than"),
     "deeply nested type": (
         "p.parquet", lambda: parquet({"prompt": ["a"], "x": nested(60)}), "nested deeper than 20"),
