@@ -135,7 +135,7 @@ def one_in_rounds(
     return contents(folder, *PARTS)
 
 
-@pytest.mark.parametrize("place", ["local", "s3"])
+@pytest.mark.parametrize("place", [pytest.param("local", marks=pytest.mark.slow), "s3"])
 def test_rounds_on_two_devices_and_on_s3_go_on_where_a_killed_process_was(
     place: str,
     two_devices: None,
