@@ -257,7 +257,15 @@ class DetachedServer:
 
 
 def use_detached_server() -> None:
-    """Let Prefect start its embedded server as a `DetachedServer`."""
+    """Let Prefect start its embedded server as a `DetachedServer`, unless another one is named.
+
+    A process that uses another server, such as each run of a deployment, need not import Prefect's,
+    which takes two seconds.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value():
+        return
     from prefect.server.api.server import SubprocessASGIServer
 
     SubprocessASGIServer._run_uvicorn_command = _start  # type: ignore[assignment,method-assign]

@@ -108,6 +108,17 @@ def test_its_warnings_are_no_errors_of_the_user(monkeypatch: pytest.MonkeyPatch)
     assert "PYTHONWARNINGS" not in environment and environment["OTHER"] == "kept"
 
 
+def test_a_process_with_another_server_does_not_import_it(tmp_path: Path) -> None:
+    code = "import sys; from flows.embedded_server import use_detached_server; "
+    code += "use_detached_server(); print('prefect.server' in sys.modules)"
+    named = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **named}, cwd=PACKAGED.parent,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == "False\n"
+
+
 def test_signals_of_terminals_do_not_reach_it_and_it_stops_when_asked(
     start: Start, tmp_path: Path
 ) -> None:
