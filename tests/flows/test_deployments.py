@@ -122,7 +122,8 @@ def environment(server: Any) -> dict[str, str]:
     from prefect.settings import PREFECT_API_URL
 
     api = PREFECT_API_URL.value()
-    return {**os.environ, "PREFECT_API_URL": api, "PYTHONPATH": str(ROOT), "PWD": str(ROOT)}
+    soon = {"PREFECT_RUNNER_POLL_FREQUENCY": "1"}  # seconds between two looks for runs
+    return {**os.environ, **soon, "PREFECT_API_URL": api, "PYTHONPATH": str(ROOT), "PWD": str(ROOT)}
 
 
 def test_all_shipped_deployments_are_accepted_by_a_server(
@@ -248,7 +249,7 @@ def test_a_cancelled_run_releases_its_lease_and_the_next_one_continues(
     from prefect.states import Cancelling
 
     out, table = tmp_path / "out", tmp_path / "long.csv"
-    table.write_text("prompt,images\nкруг,1\n1,600\n2,600\n3,600\n", encoding="utf-8")
+    table.write_text("prompt,images\nкруг,1\n1,300\n2,300\n3,300\n", encoding="utf-8")
     prompts = {"uri": str(table), "shard_size": 1}
     run = start(server, served, out, prompts=prompts, generate={"batch_size": 1})
     wait_for(lambda: (out / "shards" / "00000.json").exists(), serving)
