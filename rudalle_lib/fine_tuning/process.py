@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from rudalle_lib.config.fine_tune import FineTuneConfig
+from rudalle_lib.errors import DataError
 from rudalle_lib.fine_tuning.record import open_data
 from rudalle_lib.fine_tuning.samples import (
     draw_samples,
@@ -81,9 +82,15 @@ def make_task(config: FineTuneConfig, root: Path) -> Task:
         root: where samples are written.
 
     Raises:
+        DataError: all images are held out.
         RudalleError: weights or data cannot be read.
     """
-    _, split = open_data(config)
+    data, split = open_data(config)
+    if not len(split.train):
+        raise DataError(
+            f"all {data.rows:,} images are held out, because few captions differ; expected some to "
+            "learn from: lower encoding.held_out, 0 holds nothing out"
+        )
     held_out = split.held_out if len(split.held_out) else None
     shared: dict[str, Any] = {"seed": config.seed, "held_out": held_out}
     name, weights, training = config.base_model, config.weights, config.training
@@ -130,11 +137,13 @@ class SampleSheets:
         return load_vqgan(self._config.vqgan, self._config.weights).model
 
     def draw(self, model: Dalle, step: int) -> None:
-        """Draw a sheet with a decoder, which is in evaluation mode."""
+        """Draw a sheet with a decoder, which is in evaluation mode; under FSDP, all call it."""
         if not self._batch:
             return
-        device = model.text_embeddings.weight.device
-        plain = plain_copy(model)
+        plain = plain_copy(model, self._config.training)
+        if plain is None:
+            return
+        device = plain.text_embeddings.weight.device
         images = draw_samples(plain, self._vqgan.to(device), self._batch["text"], self._config.seed)
         self._vqgan.cpu()
         self._write(images, self._captions, step)

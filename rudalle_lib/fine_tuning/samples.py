@@ -8,14 +8,16 @@ from collections.abc import Sequence
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from rudalle_lib.config.fine_tune import TrainingConfig
 from rudalle_lib.generation.sampling import SamplingSettings, generate_tokens
 from rudalle_lib.generation.seeds import image_seed
 from rudalle_lib.images.codecs import to_floats, to_pil, to_uint8
 from rudalle_lib.models.dalle import Dalle
 from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.report.contact_sheet import Tile, draw_contact_sheet, encode_contact_sheet
-from rudalle_lib.training.decoder import merge_lora
+from rudalle_lib.training.decoder import gathered_decoder, merge_lora
 
 SETTINGS = SamplingSettings(temperature=1.0, top_k=0, top_p=0.98)
 """Sampling settings of all samples."""
@@ -57,19 +59,31 @@ def reconstructions(vqgan: VqGan, images: Tensor) -> Tensor:
     )
 
 
-def plain_copy(model: Dalle) -> Dalle:
-    """A decoder that draws as this one does: itself, or a copy without LoRA and in one type.
+def plain_copy(model: Dalle, training: TrainingConfig) -> Dalle | None:
+    """A decoder that draws as this one does: itself, or a copy that is whole and of one type.
 
-    A network with frozen weights in bfloat16 is of two types, which only training computes with.
+    Under FSDP all processes must call it. A network with LoRA, or with frozen weights in bfloat16,
+    is of two types, which only training computes with.
+
+    Args:
+        model: the decoder, while it learns.
+        training: the settings of the training.
+
+    Returns:
+        The decoder on the same device; under FSDP None in all processes but the first.
     """
+    device = model.text_embeddings.weight.device
     has_lora = any(isinstance(module, LoraLayer) for module in model.modules())
-    types = {parameter.dtype for parameter in model.parameters()}
-    if not has_lora and len(types) == 1:
+    if isinstance(model.text_embeddings.weight, DTensor):
+        copied = gathered_decoder(model, training)
+    elif has_lora or len({parameter.dtype for parameter in model.parameters()}) > 1:
+        copied = copy.deepcopy(model)
+    else:
         return model
-    copied = copy.deepcopy(model)
+    if copied is None:
+        return None
     merge_lora(copied)  # in float32
-    on_gpu = model.text_embeddings.weight.device.type == "cuda"
-    return copied.eval().to(torch.bfloat16 if on_gpu else torch.float32)
+    return copied.eval().to(device, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 def render_sheet(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rudalle_lib.config.fine_tune import LoraConfig, Part, TrainingConfig
 from rudalle_lib.models.dalle import Dalle
-from rudalle_lib.training.checkpoints import load_learnt, read_learnt
+from rudalle_lib.training.checkpoints import load_learnt, read_learnt, whole
 from rudalle_lib.training.order import Order
 from rudalle_lib.training.task import Batch, Task
 
@@ -202,6 +202,29 @@ def merge_lora(model: Dalle) -> Dalle:
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
     return model
+
+
+def gathered_decoder(model: Dalle, training: TrainingConfig) -> Dalle | None:
+    """Gather a decoder that FSDP has spread; all processes must call it.
+
+    Args:
+        model: the decoder, made ready by `prepare`.
+        training: the settings of the training.
+
+    Returns:
+        In the first process a copy on the CPU, in the others None.
+    """
+    is_first, state = torch.distributed.get_rank() == 0, {}
+    for name, tensor in model.state_dict().items():  # one after the other, to save memory
+        gathered = whole(tensor)
+        if is_first:
+            state[name] = gathered
+    if not is_first:
+        return None
+    with torch.device("meta"):
+        copied = Dalle(model.config)
+    prepare(copied, training).load_state_dict(state, assign=True)
+    return copied
 
 
 def trained_decoder(base: Dalle, training: TrainingConfig, learnt: Path) -> Dalle:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -20,6 +21,10 @@ from rudalle_lib.config.fine_tune import TrainingConfig
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.training.order import Share, shares
 from rudalle_lib.training.task import Batch, Task
+
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others, for example while the first one draws samples. If one
+has died, `launch` ends the others at once."""
 
 
 class _Objective(nn.Module):
@@ -52,7 +57,10 @@ class Processes:
         self._task, self._training = task, training
         self._group = Accelerator(
             cpu=device == "cpu" or not torch.cuda.is_available(),
-            kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
+                InitProcessGroupKwargs(timeout=PATIENCE),
+            ],
         )
         self.count, self.index = self._group.num_processes, self._group.process_index
         self.device, self.is_first = self._group.device, self._group.is_main_process
@@ -77,6 +85,11 @@ class Processes:
             # Parameters must be spread between steps, also after a measurement.
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
         return objective
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether FSDP has spread the network, so that no process has the whole of it."""
+        return isinstance(self._objective, FSDPModule)
 
     def shares(self, total: int) -> list[Share]:
         """Return the rows of this process among `total`, in parts that fit into memory."""

@@ -89,7 +89,8 @@ class Task(ABC):
     def evaluate(self, step: int) -> dict[str, float]:
         """Measure more than the held-out loss, or draw samples; return figures to report.
 
-        It is called at each measurement, by one process, with the weights that would be exported,
-        and not under FSDP, where no process has the whole network.
+        It is called at each measurement, with the weights that would be exported: by the first
+        process, for which the others wait. Under FSDP, where no process has the whole network, all
+        call it, because they have to gather it together; the figures of the first are reported.
         """
         return {}

@@ -224,7 +224,7 @@ class _Loop:
             if total := min(evaluation.images, self.task.held_out_rows):
                 figures = self._held_out_losses(total)
                 _check(figures, self.step)
-            if self.processes.is_first and self.training.sharding == "none":
+            if self.processes.is_first or self.processes.is_spread:
                 figures |= self.task.evaluate(self.step)
             self.processes.wait()
             self.task.model.train()
