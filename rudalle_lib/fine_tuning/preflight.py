@@ -49,7 +49,7 @@ def check_fine_tune(config: FineTuneConfig, output: bool = True) -> dict[str, st
     Raises:
         ConfigError: a model is unknown or of another kind.
         SettingsError: the environment does not allow what the configuration names, a package is
-            missing, or the VQ-GAN is not that of the decoder.
+            missing, the VQ-GAN is not that of the decoder, or it cannot be trained.
         DataError: a dataset is not recognised, or has no row.
         StorageError: a dataset cannot be read, or the output cannot be written.
         WeightsError: weights are not available, or a file of a model is something else.
@@ -137,6 +137,13 @@ def _check_weights(config: FineTuneConfig, models: dict[str, ModelEntry]) -> dic
     files = {key: resolve_files(entry, config.weights) for key, entry in models.items()}
     for key, entry in models.items():
         check_files(entry, files[key])
+    if config.trains == "vqgan":
+        sizes = network_config(models["base"], files["base"], VqGanConfig)
+        if sizes.dwt:
+            raise SettingsError(
+                f"base, {models['base'].name}, draws images of twice the size that it reads (dwt), "
+                "so it cannot learn to reconstruct them; fine-tune the VQ-GAN without dwt"
+            )
     if "vqgan" in models:
         decoder = network_config(models["base"], files["base"], DalleConfig)
         codes = network_config(models["vqgan"], files["vqgan"], VqGanConfig).n_embed

@@ -52,11 +52,13 @@ def write_tiny_stack(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def write_tiny_vqgan(folder: Path, codes: int = CODES, damaged: bool = False) -> Path:
+def write_tiny_vqgan(
+    folder: Path, codes: int = CODES, damaged: bool = False, dwt: bool = False
+) -> Path:
     """Write the VQ-GAN below `folder`; the pixels of a damaged one are NaN."""
     config = VqGanConfig(
         resolution=SIDE, ch=8, ch_mult=(1, 1, 1, 2), num_res_blocks=1, attention_resolutions=(4,),
-        z_channels=8, embed_dim=8, n_embed=codes, norm_groups=4,
+        z_channels=8, embed_dim=8, n_embed=codes, norm_groups=4, dwt=dwt,
     )  # fmt: skip
     network = VqGan(config)
     if damaged:

@@ -13,6 +13,7 @@ from rudalle_lib.fine_tuning import preflight
 from rudalle_lib.fine_tuning.outlook import look_ahead
 from rudalle_lib.fine_tuning.preflight import check_fine_tune
 from rudalle_lib.storage.storage import Storage
+from tests.support.tiny_stack import write_tiny_vqgan
 
 Make = Callable[..., FineTuneConfig]
 
@@ -39,6 +40,12 @@ def test_wrong_settings_are_errors(
 ) -> None:
     with pytest.raises(error, match=message):
         check_fine_tune(make(tmp_path / "out", **changes))
+
+
+def test_a_vqgan_that_doubles_images_cannot_be_trained(make: Make, tmp_path: Path) -> None:
+    weights = {"folder": str(write_tiny_vqgan(tmp_path / "weights", dwt=True)), "offline": True}
+    with pytest.raises(SettingsError, match="base, demo-vqgan, draws images of twice the size"):
+        check_fine_tune(make(tmp_path / "out", trains="vqgan", weights=weights))
 
 
 def test_an_empty_dataset_is_an_error(make: Make, tmp_path: Path) -> None:
