@@ -37,6 +37,10 @@ POLL_SECONDS = 0.1
 ENDING_SECONDS = 10.0
 """Seconds in which the others must end after a process has failed; then they are killed."""
 
+RETURNED_BYTES = 4 * 2**20
+"""Tensors of at least this size go back to the system when they are freed. Otherwise glibc keeps up
+to 32 MiB of each for later ones, which then do not fit: 0.3 GB more for two layers of Malevich."""
+
 CODE = """
 import sys
 sys.path[:0] = {path!r}
@@ -88,6 +92,7 @@ def launch(
             "LOCAL_WORLD_SIZE": str(processes),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(_free_port()),
+            "MALLOC_MMAP_THRESHOLD_": os.environ.get("MALLOC_MMAP_THRESHOLD_", str(RETURNED_BYTES)),
             "OMP_NUM_THREADS": str(threads or max(1, (os.cpu_count() or 1) // processes)),
         }
         running = [_start(folder, rank, shared) for rank in range(processes)]

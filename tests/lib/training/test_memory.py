@@ -63,7 +63,7 @@ print(status("VmHWM") - before)
 )
 def test_the_formula_is_within_a_tenth_of_what_a_process_takes(changes: dict[str, Any]) -> None:
     code = MEASURE.format(changes=changes, config=SMALL, images=IMAGES)
-    # Freed tensors go back to the system at once, else memory would not be that of tensors.
+    # Freed tensors go back to the system at once, as in `training.launch`; these are only smaller.
     environment = {
         **os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1",
         "OMP_NUM_THREADS": "1",
