@@ -382,33 +382,11 @@ class FineTuneConfig(Document):
             ):
                 if value:
                     raise ValueError(f"training.{key} is for decoders; trains is {self.trains}")
-        if self.trains == "vqgan" and training.average and training.vqgan.split_every:
-            raise ValueError(
-                "training.average would mix codes from before and after a split: expected 0, or "
-                f"training.vqgan.split_every: null, found {training.average}"
-            )
-        if self.trains == "scorer":
-            self._check_whole_batches()
         if training.frozen and training.method == "lora":
             raise ValueError("with training.method: lora everything is frozen; leave frozen out")
         if set(training.frozen) == {"attention", "mlp", "embeddings"}:
             raise ValueError("training.frozen leaves nothing to learn")
         return self
-
-    def _check_whole_batches(self) -> None:
-        """Check that a ruCLIP can compare all images of a step with each other."""
-        size = self.training.batch_size
-        for key, found, fits, expected in (
-            ("training.batch_size", size, size > 1, "at least 2, better 64 or more"),
-            ("training.images_at_once", at_once := self.training.images_at_once,
-             at_once is None or at_once >= size, f"null or {size}"),
-            ("runtime.processes", count := self.runtime.processes, count in (None, 1), "1"),
-        ):  # fmt: skip
-            if not fits:
-                raise ValueError(
-                    f"{key}: a ruCLIP compares all images of a step with each other; expected "
-                    f"{expected}, found {found}"
-                )
 
     def encoding_identity(self) -> dict[str, Any]:
         """The settings that determine the encoded data, without the digests of the weights."""

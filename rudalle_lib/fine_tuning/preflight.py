@@ -55,6 +55,7 @@ def check_fine_tune(config: FineTuneConfig, output: bool = True) -> dict[str, st
         WeightsError: weights are not available, or a file of a model is something else.
     """
     _check_allowed(config)
+    _check_steps(config)
     models = used_models(config)
     _check_packages()
     _check_device(config)
@@ -84,6 +85,27 @@ def _places(config: FineTuneConfig) -> Iterator[tuple[str, str | None, str]]:
     yield "weights.endpoint", config.weights.endpoint, bounds.ENDPOINTS
     yield "output", config.output, bounds.OUTPUTS
     yield "export_folder", config.export_folder, bounds.OUTPUTS
+
+
+def _check_steps(config: FineTuneConfig) -> None:
+    """Check that a VQ-GAN or a ruCLIP can make steps as the settings say."""
+    training, size = config.training, config.training.batch_size
+    if config.trains == "vqgan" and training.average and training.vqgan.split_every:
+        raise SettingsError(
+            f"training.average is {training.average} and would mix codes from before and after a "
+            "split; expected 0, or training.vqgan.split_every: null"
+        )
+    at_once, count = training.images_at_once or size, config.runtime.processes or 1
+    for key, found, fits, expected in (
+        ("training.batch_size", size, size > 1, "at least 2, better 64 or more"),
+        ("training.images_at_once", at_once, at_once >= size, f"null or {size}"),
+        ("runtime.processes", count, count == 1, "1"),
+    ):
+        if config.trains == "scorer" and not fits:
+            raise SettingsError(
+                f"{key} is {found}, and a ruCLIP compares all images of a step with each other; "
+                f"expected {expected}"
+            )
 
 
 def _check_packages() -> None:

@@ -33,6 +33,14 @@ def test_a_good_configuration_has_digests_and_leaves_nothing_behind(
         ({"base": "demo-vqgan"}, ConfigError, "'demo-vqgan' is a vqgan, expected a decoder"),
         ({"vqgan": "vqgan-f8"}, RudalleError, "vqgan"),
         ({"data": [{"uri": "nowhere"}]}, RudalleError, "nowhere"),
+        ({"trains": "vqgan", "training": {"average": 0.9}}, SettingsError, "split_every: null"),
+        ({"trains": "scorer", "training": {"batch_size": 1}}, SettingsError, "at least 2"),
+        (
+            {"trains": "scorer", "training": {"images_at_once": 4}},
+            SettingsError,
+            "images_at_once is 4, .* expected null or 8",
+        ),
+        ({"trains": "scorer", "runtime": {"processes": 2}}, SettingsError, "processes is 2"),
     ],
 )
 def test_wrong_settings_are_errors(
