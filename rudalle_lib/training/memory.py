@@ -115,12 +115,19 @@ def largest_batch(config: DalleConfig, training: TrainingConfig, device_bytes: i
         At most `MOST_IMAGES`.
     """
     room = device_bytes * (1 - RESERVE)
-    fits, too_many = 0, MOST_IMAGES + 1
-    step = 1
-    while fits + 1 < too_many:
-        tried = min(fits + step, too_many - 1)
-        if peak_bytes(config, training, tried) <= room:
-            fits, step = tried, step * 2
+
+    def peak(images: int) -> int:
+        return peak_bytes(config, training, images)
+
+    if peak(1) > room:
+        return 0
+    fits, too_many, tried = 1, MOST_IMAGES + 1, 2
+    while fits + 1 < too_many:  # a peak takes seconds: what one more image takes guides the search
+        one_more = max(1.0, (peak(tried) - peak(fits)) / (tried - fits))
+        if peak(tried) <= room:
+            fits = tried
         else:
-            too_many, step = tried, max(1, (tried - fits) // 2)
+            too_many = tried
+        guess = fits + int((room - peak(fits)) / one_more)
+        tried = min(max(guess, fits + 1), too_many - 1)
     return fits

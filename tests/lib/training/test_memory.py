@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from rudalle_lib.config.fine_tune import TrainingConfig
 from rudalle_lib.models.dalle import DalleConfig
+from rudalle_lib.training import memory
 from rudalle_lib.training.memory import RESERVE, largest_batch, peak_bytes
 from tests.support.tiny_training import CONFIG, settings
 
@@ -85,7 +88,26 @@ def test_what_saves_memory_takes_less() -> None:
     assert peak_bytes(wide, settings(method="lora"), 1) < peak_bytes(wide, settings(), 1)
 
 
-def test_the_largest_batch_fits_and_one_image_more_does_not() -> None:
-    memory = int(peak_bytes(CONFIG, settings(), 3) / (1 - RESERVE)) + 1000
-    assert largest_batch(CONFIG, settings(), memory) == 3
+@pytest.mark.parametrize("images", [1, 2, 3, 20, 256])
+@pytest.mark.parametrize("kink", [0, 10])
+def test_the_largest_batch_fits_and_one_image_more_does_not(
+    images: int, kink: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a few images take nothing, because the step of the optimizer takes more."""
+    tried: list[int] = []
+
+    def peak(config: DalleConfig, training: TrainingConfig, count: int) -> int:
+        tried.append(count)
+        return 1000 + 10 * max(0, count - kink)
+
+    monkeypatch.setattr(memory, "peak_bytes", peak)
+    room = 1000 + 10 * max(0, images - kink) + 5
+    expected = max(images, kink)
+    assert largest_batch(CONFIG, settings(), math.ceil(room / (1 - RESERVE))) == expected
+    assert len(set(tried)) <= 12
     assert largest_batch(CONFIG, settings(), 1000) == 0
+
+
+def test_the_largest_batch_follows_the_formula() -> None:
+    room = int(peak_bytes(CONFIG, settings(), 3) / (1 - RESERVE)) + 1000
+    assert largest_batch(CONFIG, settings(), room) == 3
