@@ -19,7 +19,7 @@ ARCHITECTURES = ["80", "86", "89", "90", "100", "120"]
 """A100; RTX 30 and A10; RTX 40 and L4; H100 and H200; B200; RTX 50."""
 
 GENERATIONS = ["80", "90", "120"]
-"""The first one of Ampere and Ada, of Hopper, and the Blackwell that differs most from those."""
+"""One each of Ampere, Hopper and Blackwell; code may differ within one, so a slow test has all."""
 
 SHARED = 99 * 1024
 """Bytes of shared memory that a program can have on RTX cards; A100, H100 and B200 have more."""
