@@ -38,7 +38,7 @@ from rudalle_lib.dataset.layout import ShardRange
 from rudalle_lib.dataset.lease import HeldError, Holding, free, hold, keep
 from rudalle_lib.dataset.lease_files import PLAN, REPORT, Lease
 from rudalle_lib.dataset.manifests import adopt_manifests
-from rudalle_lib.dataset.range_lease import AUTO, Workers, parse_shards, see_workers
+from rudalle_lib.dataset.range_lease import AUTO, Workers, check_planned, parse_shards, see_workers
 from rudalle_lib.errors import ConfigError, LeaseLostError, ShardError, StorageError
 from rudalle_lib.humanize import counted
 from rudalle_lib.pipeline.open_shards import OpenShards, next_shards, settings_digest
@@ -179,7 +179,8 @@ class SharedWork:
         """
         shards = holding.lease.shards
         assert shards is not None
-        emit(Noticed(f"Working on shards {shards}: {counted(len(todo), 'shard')} to do"))
+        work = f"{counted(len(todo), 'shard')} to do" if todo else "nothing to do"
+        emit(Noticed(f"Working on {shards.named}: {work}"))
         adopt_manifests(self._storage, holding.mark.term, shards.holds)
         assert self._open is not None
         work = ShardWork(self._config, self._weights, holding, self._runner, self._publish)
@@ -206,9 +207,7 @@ class SharedWork:
             return self._open.find(notice)
         planned = self._plan(workers)
         count = len(planned.shards)
-        if wanted is not None and wanted.first >= count:
-            found = f"shards 0 to {count - 1}" if count else "no shards"
-            raise ConfigError(f"There are no shards {wanted}: the plan has {found}.")
+        check_planned(wanted, count)
         self._open = OpenShards(self._config, self._weights, self._storage, planned.shards)
         todo = self._open.find(notice)
         if todo:

@@ -70,9 +70,11 @@ def _make(config: RunConfig, source: str | None, shards: str | None = None) -> R
             translate_server_errors,
         )
         from rudalle_lib.checks.preflight import check_divisible, check_rerender, check_run
+        from rudalle_lib.dataset.range_lease import check_planned, parse_shards
         from rudalle_lib.pipeline.diff import finished_run
         from rudalle_lib.storage.storage import Storage
 
+        wanted = None if shards is None else parse_shards(shards)
         if shards is not None:
             check_divisible(config)
         weights = check_rerender(Storage(source), config) if source else check_run(config)
@@ -80,6 +82,7 @@ def _make(config: RunConfig, source: str | None, shards: str | None = None) -> R
         check_size(config.model_dump(mode="json"))
         finished = finished_run(config, weights) if embedded and not source else None
         if finished is not None:
+            check_planned(wanted, finished.shards_planned)
             return finished
         load_settings()
         if embedded:

@@ -13,6 +13,7 @@ from rudalle_lib.pipeline.publish import publish_shard
 from rudalle_lib.schema.records import RejectRecord, ShardManifest, StageArtifact
 from rudalle_lib.selection.choices import NO_CHOICE, Choice
 from rudalle_lib.storage.storage import Storage
+from tasks.runtime.device_locks import finish_on_cpu
 from tasks.runtime.job import Job
 from tasks.runtime.options import OPTIONS, run_name
 from tasks.runtime.run_logs import log_rejects
@@ -48,6 +49,7 @@ def publish(
     Raises:
         LeaseError: another run has taken over the output.
     """
+    finish_on_cpu(job.shard.index)
     storage = Storage(job.output)
     rejected: list[RejectRecord] = []
     manifest = publish_shard(

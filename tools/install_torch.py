@@ -43,6 +43,11 @@ def pip_silently(arguments: Sequence[str]) -> bool:
     return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
 
 
+def say_now(text: str) -> None:
+    """Print a line at once, even into a pipe."""
+    print(text, flush=True)
+
+
 def pinned_version(constraints: str) -> str:
     """The version of PyTorch in the text of a constraints file."""
     found = re.search(r"^torch==(\S+)", constraints, re.MULTILINE)
@@ -71,6 +76,7 @@ def install(
     driver: bool,
     run: Run = pip,
     attempt: Run = pip_silently,
+    say: Callable[[str], None] = say_now,
 ) -> str:
     """Install a build of PyTorch unless the right one is there.
 
@@ -81,6 +87,7 @@ def install(
         driver: whether there is an NVIDIA driver.
         run: runs pip; the last resort.
         attempt: runs pip, which may fail.
+        say: called before the one that may be large is taken.
 
     Returns:
         What was taken and why, empty if nothing was to do.
@@ -100,12 +107,13 @@ def install(
     for places in ([], quick):
         if attempt(["install", "-q", *places, f"torch=={version}+cpu"]):
             return f"PyTorch {version} for CPUs{asked or f': {reason}'}; {HOW.format('cuda')}."
+    say(
+        f"Neither pip's own places nor {CPU_INDEX} have PyTorch {version} for CPUs: taking what "
+        "pip finds, perhaps the build for CUDA, 5.5 GB ..."
+    )
     if not run(["install", "-q", f"torch=={version}"]):
         raise SystemExit(f"PyTorch {version} could not be installed.")
-    return (
-        f"PyTorch {version} as pip found it, perhaps the large one for CUDA: neither pip's own "
-        f"places nor {CPU_INDEX} had a build for CPUs."
-    )
+    return f"PyTorch {version}, as pip found it."
 
 
 def main(arguments: Sequence[str]) -> None:

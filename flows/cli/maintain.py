@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.files import check_writable, write_file
-from flows.cli.options import AsJson, FinishedOutput
+from flows.cli.options import AsJson, FinishedOutput, complete_reason
 from flows.cli.run import run_and_summarise
 from flows.exits import FAILED, translate_exit
 from rudalle_lib.humanize import counted
@@ -124,7 +124,9 @@ def retry(
     reason: Annotated[
         str,
         typer.Option(
-            metavar="REASON", help="Reason for the rejection, such as translation_failed."
+            metavar="REASON",
+            autocompletion=complete_reason,
+            help="Reason for the rejection, such as translation_failed.",
         ),
     ],
     fetch_weights: FetchWeights = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.options import MAX_SHOWN, AsJson, find_config, source_of
+from flows.cli.options import MAX_SHOWN, AsJson, complete_model, find_config, source_of
 from flows.exits import translate_exit
 
 if TYPE_CHECKING:
@@ -24,7 +24,12 @@ app = typer.Typer(
 )
 
 Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="Name of a model, see `rudalle-flows models list`.")
+    str,
+    typer.Argument(
+        metavar="NAME",
+        autocompletion=complete_model,
+        help="Name of a model, see `rudalle-flows models list`.",
+    ),
 ]
 RunFile = Annotated[
     str | None,

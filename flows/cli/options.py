@@ -25,10 +25,31 @@ FINE_TUNING = "finetune-"
 MAX_SHOWN = 500
 """Characters of a wrong name that are shown."""
 
+
+def complete_config(begun: str) -> list[str]:
+    """The names of packaged configurations of runs that begin so; shells add files."""
+    return [name for name in packaged_configs() if name.startswith(begun)]
+
+
+def complete_model(begun: str) -> list[str]:
+    """The names of models of the registry that begin so."""
+    from rudalle_lib import registry
+
+    return [name for name in registry.names() if name.startswith(begun)]
+
+
+def complete_reason(begun: str) -> list[str]:
+    """The reasons for a rejection that begin so."""
+    from rudalle_lib.schema.reasons import REASONS
+
+    return [reason for reason in REASONS if reason.startswith(begun)]
+
+
 Config = Annotated[
     str,
     typer.Argument(
         metavar="CONFIG",
+        autocompletion=complete_config,
         help="Configuration of the run: a YAML file or URL, or the name of a packaged one, such "
         "as demo.",
     ),

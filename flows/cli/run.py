@@ -190,5 +190,5 @@ def summary(settings: RunConfig, manifest: RunManifest, seconds: float) -> str:
         f"{duration(seconds)}."
     )
     images = storage.public_path(layout.published_folder(settings.publish.format))
-    gallery = f", the gallery is {storage.public_path(layout.GALLERY_PAGE)}"
-    return f"{figures}\nThe images are in {images}{gallery if settings.publish.gallery else ''}"
+    gallery = f"The gallery is {storage.public_path(layout.GALLERY_PAGE)}\n"
+    return f"{figures}\n{gallery if settings.publish.gallery else ''}The images are in {images}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -276,4 +277,11 @@ def _usage(status: Status) -> list[tuple[str, str]]:
 def _last_run(status: Status) -> str:
     if status.run is None:
         return "not finished yet"
-    return f"{status.run.started} to {status.run.finished}"
+    began, ended = map(_utc, (status.run.started, status.run.finished))
+    day = f"{began:%Y-%m-%d} "
+    return f"{day}{began:%H:%M:%S} to {f'{ended:%Y-%m-%d} '.removeprefix(day)}{ended:%H:%M:%S} UTC"
+
+
+def _utc(moment: str) -> datetime:
+    """A moment in ISO 8601, in UTC."""
+    return datetime.fromisoformat(moment).astimezone(UTC)

@@ -15,8 +15,7 @@ from rudalle_lib.escaping import safe_line
 from rudalle_lib.humanize import counted, duration, reasons
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
+    from rich.console import Group, RenderableType
 
     from rudalle_lib.checks.watch import Look, Worker
 
@@ -90,8 +89,12 @@ def print_line(looks: Sequence[Look]) -> None:
     typer.echo(json.dumps([one.as_json() for one in looks]))
 
 
-def looks_table(looks: Sequence[Look], width: int) -> Table:
-    """Return a table for a terminal of so many columns: a row per output, and one per worker."""
+def looks_table(looks: Sequence[Look], width: int) -> Group:
+    """Return a table for a terminal of so many columns: a row per output, and one per worker.
+
+    Below it are sentences about outputs that cannot be read.
+    """
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -121,13 +124,12 @@ def looks_table(looks: Sequence[Look], width: int) -> Table:
                 Text(safe_line(_silent(worker.holder) if worker.state == "stalled" else "")),
                 *([Text(safe_line(worker.holder))] if wide else []),
             )
-    return table
+    problems = [Text(safe_line(one.problem), style="red") for one in looks if one.problem]
+    return Group(table, *problems)
 
 
 def failures(one: Look) -> str:
-    """Say what is wrong with a run; empty if nothing is."""
-    if one.problem is not None:
-        return one.problem
+    """Say what is wrong with a run that can be read; empty if nothing is."""
     found = {
         reason: count for reason, count in one.totals.rejected.items() if reason not in SELECTION
     }

@@ -57,6 +57,11 @@ class ShardRange(NamedTuple):
     def __str__(self) -> str:
         return f"{self.first}-{self.last}" if self.last > self.first else str(self.first)
 
+    @property
+    def named(self) -> str:
+        """The shards in words: "shard 7" or "shards 0-99"."""
+        return f"shards {self}" if self.last > self.first else f"shard {self}"
+
     def overlaps(self, other: ShardRange) -> bool:
         """Whether both have a shard in common."""
         return self.first <= other.last and other.first <= self.last

@@ -56,6 +56,20 @@ def parse_shards(text: str) -> ShardRange | None:
     return ShardRange(first, last)
 
 
+def check_planned(wanted: ShardRange | None, count: int) -> None:
+    """Check that some of the shards that a user names are among the `count` planned ones.
+
+    Raises:
+        ConfigError: none is.
+    """
+    if wanted is not None and wanted.first >= count:
+        one = wanted.first == wanted.last
+        found = f"{ShardRange(0, count - 1).named}, counted from 0" if count else "no shards"
+        raise ConfigError(
+            f"There {'is' if one else 'are'} no {wanted.named}: the plan has {found}."
+        )
+
+
 @dataclass(frozen=True)
 class Workers:
     """Who works on shards of an output, seen while nobody can begin to.
@@ -114,7 +128,7 @@ class Workers:
         for lease in self.leases:
             if _of(lease) in self.busy and lease.settings != settings:
                 raise HeldError(
-                    f"{lease.holder} works on shards {lease.shards} of "
+                    f"{lease.holder} works on {lease.shards.named} of "
                     f"{self.storage.public_path()} with other settings or weights; give all runs "
                     "that work on an output the same configuration.",
                     lease,

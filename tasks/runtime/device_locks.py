@@ -6,6 +6,7 @@ import heapq
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -23,13 +24,26 @@ Queue = Literal["draw", "images"]
 """What a task does on a device: drawing tokens, or anything else. A GPU can do both at once."""
 
 
-class PriorityLock:
-    """A lock that goes to the waiting shard with the lowest index, so that shards get finished."""
+FIRST_SHARD_SECONDS = 5.0
+"""How long a CPU waits at most, after each task of the first shard, for the next one. Otherwise all
+images of the second shard are drawn before the first image of a run is published."""
 
-    def __init__(self) -> None:
+
+class PriorityLock:
+    """A lock that goes to the waiting shard with the lowest index, so that shards get finished.
+
+    Args:
+        first_seconds: how long it is kept, after each task of the shard that had it first, for
+            further tasks of this shard; until `finish` is called for it.
+    """
+
+    def __init__(self, first_seconds: float = 0.0) -> None:
         self._changed = threading.Condition()
         self._waiting: list[int] = []
         self._locked = False
+        self._first: int | None = None
+        self._first_seconds = first_seconds
+        self._kept_until = 0.0
 
     @contextmanager
     def hold(self, shard: int) -> Iterator[None]:
@@ -40,20 +54,46 @@ class PriorityLock:
         """
         with self._changed:
             heapq.heappush(self._waiting, shard)
-            self._changed.wait_for(lambda: not self._locked and self._waiting[0] == shard)
+            while not self._is_turn_of(shard):
+                self._changed.wait(self._seconds_kept() or None)
             heapq.heappop(self._waiting)
             self._locked = True
+            self._first = shard if self._first is None else self._first
         try:
             yield
         finally:
             with self._changed:
                 self._locked = False
+                if shard == self._first:
+                    self._kept_until = time.monotonic() + self._first_seconds
                 self._changed.notify_all()
+
+    def finish(self, shard: int) -> None:
+        """Keep the lock no longer for a shard: it needs it no more."""
+        with self._changed:
+            if shard == self._first:
+                self._first_seconds = self._kept_until = 0.0
+                self._changed.notify_all()
+
+    def _is_turn_of(self, shard: int) -> bool:
+        if self._locked or self._waiting[0] != shard:
+            return False
+        return shard == self._first or not self._seconds_kept()
+
+    def _seconds_kept(self) -> float:
+        """For how long the lock is kept for tasks of the first shard; 0 if it is not."""
+        return max(0.0, self._kept_until - time.monotonic())
 
 
 def queue_lock(device: torch.device, queue: Queue) -> PriorityLock:
     """The lock of a device's queue in this process; a CPU has one queue for everything."""
-    return _lock(queue_name(device, queue))
+    first_seconds = FIRST_SHARD_SECONDS if device.type == "cpu" else 0.0
+    return _lock(queue_name(device, queue), first_seconds)
+
+
+def finish_on_cpu(shard: int) -> None:
+    """Note that a shard has no more tasks for the CPU of this process."""
+    queue_lock(torch.device("cpu"), "images").finish(shard)
 
 
 def queue_name(device: torch.device, queue: Queue) -> str:
@@ -69,8 +109,8 @@ def device_id(device: torch.device) -> str:
 
 
 @cache
-def _lock(name: str) -> PriorityLock:
-    return PriorityLock()
+def _lock(name: str, first_seconds: float) -> PriorityLock:
+    return PriorityLock(first_seconds)
 
 
 def devices_for(runtime: RuntimeConfig, shard: int, all_devices: bool) -> tuple[torch.device, ...]:

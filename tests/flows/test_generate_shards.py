@@ -122,7 +122,7 @@ def test_the_report_is_left_to_a_run_that_still_works(
     assert run(settings, output, "0") is None
     with pytest.raises(HeldError, match="Shards 1-9 and 2 overlap"):
         run(settings, output, "1-9")
-    with pytest.raises(LeaseError, match="works on shards 2 of"):
+    with pytest.raises(LeaseError, match="works on shard 2 of"):
         generate_dataset(configure(settings, output))
     with pytest.raises(HeldError, match="with other settings"):
         run(settings, output, "0", seed=4)
@@ -166,7 +166,7 @@ def test_a_failed_shard_is_not_tried_again_and_again(
 def test_shards_that_are_not_planned_are_an_error(
     settings: dict[str, object], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"no shards 3-9: the plan has shards 0 to 2"):
+    with pytest.raises(ConfigError, match=r"no shards 3-9: the plan has shards 0-2"):
         run(settings, tmp_path / "out", "3-9")
 
 

@@ -45,8 +45,15 @@ def test_otherwise_from_the_index_of_pytorch_and_else_whatever_there_is() -> Non
     assert "for CPUs" in take("auto", pip)
     assert pip.asked == ["torch==2.13.0+cpu", "torch==2.13.0+cpu from PyTorch"]
     pip = Pip(False, False, True)
-    assert "perhaps the large one for CUDA" in take("auto", pip)
+    said_before: list[tuple[str, int]] = []
+
+    def say(text: str) -> None:
+        said_before.append((text, len(pip.asked)))
+
+    assert "as pip found it" in install("auto", VERSION, None, False, pip, pip, say)
     assert pip.asked[-1] == "torch==2.13.0"
+    ((text, asked),) = said_before
+    assert "perhaps the build for CUDA, 5.5 GB" in text and asked == 2  # before it is fetched
 
 
 def test_with_a_driver_the_build_for_cuda_is_taken_even_if_one_for_cpus_is_nearer() -> None:

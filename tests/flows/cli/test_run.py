@@ -162,6 +162,10 @@ def test_runs_of_some_shards_make_the_dataset_together(config: Path, tmp_path: P
     assert second.exit_code == 0, second.stderr
     assert "8 of 15 images published" in second.stdout
     assert call("verify", tmp_path / "out").exit_code == 0
+    done = call("run", config, "--shards", "1")
+    assert done.exit_code == 0 and "8 of 15 images published" in done.stdout
+    beyond = call("run", config, "--shards", "9")  # a finished dataset has no more shards, either
+    assert beyond.exit_code == 2 and "no shard 9: the plan has shards 0-2" in beyond.stderr
 
 
 @pytest.mark.parametrize(

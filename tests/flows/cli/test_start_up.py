@@ -100,11 +100,25 @@ def test_a_second_plan_needs_no_torch(
     assert second == first and json.loads(first)["images_to_draw"] == 19
 
 
-def test_completion_knows_the_commands(environment: Environment) -> None:
-    asked = {"_RUDALLE_FLOWS_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
-    asked["COMP_WORDS"] = "rudalle-flows st"
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("rudalle-flows st", {"status"}),
+        ("rudalle-flows run de", {"demo"}),
+        ("rudalle-flows run --sh", {"--shards"}),
+        ("rudalle-flows models sh", {"show"}),
+        ("rudalle-flows models show malevich", {"malevich-v2", "malevich-v3"}),
+        ("rudalle-flows retry out --reason bad_i", {"bad_image_prompt"}),
+        ("rudalle-flows run prompts/my", set()),  # the shell then looks for files
+    ],
+)
+def test_completion_knows_commands_options_and_names(
+    words: str, expected: set[str], environment: Environment
+) -> None:
+    asked = {"_RUDALLE_FLOWS_COMPLETE": "complete_bash", "COMP_WORDS": words}
+    asked["COMP_CWORD"] = str(len(words.split()) - 1)
     done = subprocess.run(
         [Path(sys.executable).with_name("rudalle-flows")],
         env={**environment, **asked}, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == ["status"]
+    assert set(done.stdout.split()) == expected

@@ -42,7 +42,7 @@ def lines_of(width: int, looks: Sequence[Look] = LOOKS) -> list[str]:
 
 
 def test_a_row_says_how_far_and_how_fast_a_run_is_and_what_is_wrong() -> None:
-    head, first, second, third, last = lines_of(200)
+    head, first, second, third, last, problem = lines_of(200)
     for name in ("run", "state", "shards", "images/s", "idle", "left", "failures", "output"):
         assert name in head
     for figure in ("first", "running", "12/40", "1,234", "3.1", "7%", "2 min 5 s", "s3://bucket/a"):
@@ -50,7 +50,8 @@ def test_a_row_says_how_far_and_how_fast_a_run_is_and_what_is_wrong() -> None:
     assert "2 decode_error" in first and "not_in_best_k" not in first
     assert "1 shard missing" in second
     assert "you@host, process 2 has not renewed its lease" in third
-    assert last.startswith("s3://bucket/d") and "There is no run" in last
+    assert last.split() == ["s3://bucket/d", "unreadable", "s3://bucket/d"]
+    assert problem == "There is no run in s3://bucket/d"
 
 
 def test_runs_that_share_an_output_have_a_row_each() -> None:
@@ -74,6 +75,7 @@ def test_a_narrow_terminal_loses_no_figure() -> None:
     text = "\n".join(lines_of(80))
     assert all(figure in text for figure in ("12/40", "1,234", "3.1", "7%", "2 min 5 s"))
     assert max(map(len, text.splitlines())) <= 80
+    assert "There is no run in s3://bucket/d" in text.splitlines()  # whole, below the table
 
 
 def test_a_good_run_has_no_failures() -> None:

@@ -13,7 +13,7 @@ from rudalle_lib.dataset import lease as leases
 from rudalle_lib.dataset.layout import ShardRange
 from rudalle_lib.dataset.lease import HeldError, Holding, acquire, check, free, hold
 from rudalle_lib.dataset.lease_files import PLAN, REPORT, RUN, Lease, list_leases, read_lease
-from rudalle_lib.dataset.range_lease import parse_shards, see_workers
+from rudalle_lib.dataset.range_lease import check_planned, parse_shards, see_workers
 from rudalle_lib.errors import ConfigError, LeaseError, LeaseLostError
 from rudalle_lib.storage.probes import current_time
 from rudalle_lib.storage.storage import Storage
@@ -65,6 +65,27 @@ def test_shards_are_a_number_two_or_auto(text: str, shards: ShardRange | None) -
 def test_other_shards_are_an_error_that_names_the_forms(text: str) -> None:
     with pytest.raises(ConfigError, match="such as 7, nor two .* such as 0-99, nor auto"):
         parse_shards(text)
+
+
+@pytest.mark.parametrize(
+    ("shards", "count", "message"),
+    [
+        (ShardRange(3, 3), 3, "There is no shard 3: the plan has shards 0-2, counted from 0."),
+        (ShardRange(3, 9), 1, "There are no shards 3-9: the plan has shard 0, counted from 0."),
+        (ShardRange(0, 9), 0, "There are no shards 0-9: the plan has no shards."),
+        (ShardRange(2, 9), 3, None),
+        (None, 0, None),
+    ],
+)
+def test_shards_beyond_the_plan_are_an_error(
+    shards: ShardRange | None, count: int, message: str | None
+) -> None:
+    if message is None:
+        check_planned(shards, count)
+        return
+    with pytest.raises(ConfigError) as raised:
+        check_planned(shards, count)
+    assert str(raised.value) == message
 
 
 def test_shards_that_overlap_are_an_error_that_names_holder_and_shards(storage: Storage) -> None:

@@ -45,6 +45,42 @@ def test_the_waiting_shard_with_the_lowest_index_goes_first() -> None:
     assert order == [1, 1, 2, 3]
 
 
+def test_the_first_shard_goes_on_before_others_begin() -> None:
+    lock = PriorityLock(first_seconds=3.0)
+    order: list[str] = []
+
+    def work(shard: int, *stages: str) -> None:
+        for stage in stages:
+            with lock.hold(shard):
+                order.append(stage)
+            time.sleep(0.05)  # between two tasks of a shard nobody holds the lock
+
+    with ThreadPoolExecutor(2) as pool, lock.hold(0):
+        pool.submit(work, 0, "decode", "score")
+        pool.submit(work, 1, "draw the next shard")
+        while len(lock._waiting) < 2:
+            time.sleep(0.01)
+    assert order == ["decode", "score", "draw the next shard"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_lock_is_kept_for_the_first_shard_until_it_is_finished(finished: bool) -> None:
+    """... or for a while, if nobody says that it is, as after a failure."""
+    lock = PriorityLock(first_seconds=60.0 if finished else 0.2)
+    with ThreadPoolExecutor(1) as pool:
+        with lock.hold(0):
+            pass
+        began = time.monotonic()
+        waiting = pool.submit(lambda: lock.hold(1).__enter__())
+        while not lock._waiting and not waiting.done():
+            time.sleep(0.01)
+        lock.finish(1)  # not the first one
+        if finished:
+            lock.finish(0)
+        waiting.result()
+        assert (finished or time.monotonic() - began > 0.1) and time.monotonic() - began < 30
+
+
 def test_a_lock_is_released_by_an_exception() -> None:
     lock = PriorityLock()
     with pytest.raises(KeyError), lock.hold(0):
