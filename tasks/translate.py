@@ -12,6 +12,7 @@ from rudalle_lib.schema.arrow import to_table
 from rudalle_lib.schema.records import StageArtifact, TranslationRecord
 from rudalle_lib.storage.storage import Storage
 from rudalle_lib.text.prompt_translation import needs_translator, translate_prompts
+from tasks.runtime.device_locks import begin_on_cpu
 from tasks.runtime.events import notice
 from tasks.runtime.job import Job
 from tasks.runtime.models import device_slot_if, translator
@@ -27,6 +28,7 @@ def translate(section: TranslateConfig, job: Job, fingerprint: str) -> StageArti
     A prompt without a good translation becomes a reject. Translations of an earlier run are kept,
     unless their prompts were reopened.
     """
+    begin_on_cpu(job.shard.index)
     storage = Storage(job.output)
     done = find_artifact(storage, STAGE, job.shard, fingerprint, notice, job.term)
     if done is not None:

@@ -319,7 +319,7 @@ def next_term(storage: Storage, current: Lease, now: float | None = None) -> int
     age = _age(storage, current, now)
     if age > current.seconds:
         return current.term + 1
-    does = "writes to" if current.shards is None else f"works on shards {current.shards} of"
+    does = "writes to" if current.shards is None else f"works on {current.shards.named} of"
     raise HeldError(
         f"Another run {does} {storage.public_path()}: {describe(current, age)}. Wait for it or "
         "stop it. If it has died, run again later: a lease must be renewed within "
@@ -361,7 +361,7 @@ def check(storage: Storage, mark: LeaseMark) -> None:
     if lease is not None and lease.mark == mark and not lease.free:
         return
     holder = "nobody" if lease is None or lease.free else lease.holder
-    what = "" if mark.shards is None else f"shards {mark.shards} of "
+    what = "" if mark.shards is None else f"{mark.shards.named} of "
     raise LeaseLostError(
         f"This run no longer holds the lease of {what}{storage.public_path()}, {holder} does: it "
         "was not renewed in time, or was freed. Finished shards are safe; run again after the "

@@ -33,8 +33,9 @@ class PriorityLock:
     """A lock that goes to the waiting shard with the lowest index, so that shards get finished.
 
     Args:
-        first_seconds: how long it is kept, after each task of the shard that had it first, for
-            further tasks of this shard; until `finish` is called for it.
+        first_seconds: how long it is kept, after `begin` and after each task of the first shard,
+            for further tasks of this shard; until `finish` is called for it. The first one is that
+            with the lowest index so far.
     """
 
     def __init__(self, first_seconds: float = 0.0) -> None:
@@ -54,11 +55,11 @@ class PriorityLock:
         """
         with self._changed:
             heapq.heappush(self._waiting, shard)
+            self._note(shard)
             while not self._is_turn_of(shard):
                 self._changed.wait(self._seconds_kept() or None)
             heapq.heappop(self._waiting)
             self._locked = True
-            self._first = shard if self._first is None else self._first
         try:
             yield
         finally:
@@ -68,12 +69,22 @@ class PriorityLock:
                     self._kept_until = time.monotonic() + self._first_seconds
                 self._changed.notify_all()
 
+    def begin(self, shard: int) -> None:
+        """Keep the lock for a shard that will need it soon, if it is the first one."""
+        with self._changed:
+            self._note(shard)
+            if shard == self._first:
+                self._kept_until = time.monotonic() + self._first_seconds
+
     def finish(self, shard: int) -> None:
         """Keep the lock no longer for a shard: it needs it no more."""
         with self._changed:
             if shard == self._first:
                 self._first_seconds = self._kept_until = 0.0
                 self._changed.notify_all()
+
+    def _note(self, shard: int) -> None:
+        self._first = shard if self._first is None else min(shard, self._first)
 
     def _is_turn_of(self, shard: int) -> bool:
         if self._locked or self._waiting[0] != shard:
@@ -89,6 +100,11 @@ def queue_lock(device: torch.device, queue: Queue) -> PriorityLock:
     """The lock of a device's queue in this process; a CPU has one queue for everything."""
     first_seconds = FIRST_SHARD_SECONDS if device.type == "cpu" else 0.0
     return _lock(queue_name(device, queue), first_seconds)
+
+
+def begin_on_cpu(shard: int) -> None:
+    """Note that a shard will have tasks for the CPU of this process."""
+    queue_lock(torch.device("cpu"), "images").begin(shard)
 
 
 def finish_on_cpu(shard: int) -> None:

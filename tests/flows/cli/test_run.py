@@ -195,7 +195,7 @@ def test_a_failed_shard_is_exit_code_1(config: Path, tmp_path: Path) -> None:
     done = call("run", config)
     assert done.exit_code == 1
     assert "1 of 3 shards failed; run again to make only those." in done.stderr
-    assert "shard 00002, score: " in done.stderr
+    assert "shard 00002, score (row 8 of " in done.stderr
     assert "2 of 3 finished" in call("status", tmp_path / "out").stdout
 
 

@@ -55,12 +55,26 @@ def test_the_first_shard_goes_on_before_others_begin() -> None:
                 order.append(stage)
             time.sleep(0.05)  # between two tasks of a shard nobody holds the lock
 
-    with ThreadPoolExecutor(2) as pool, lock.hold(0):
-        pool.submit(work, 0, "decode", "score")
-        pool.submit(work, 1, "draw the next shard")
-        while len(lock._waiting) < 2:
+    with ThreadPoolExecutor(2) as pool:
+        lock.begin(0)  # while it does what needs no device
+        pool.submit(work, 1, "translate the next shard")
+        while not lock._waiting:
             time.sleep(0.01)
-    assert order == ["decode", "score", "draw the next shard"]
+        pool.submit(work, 0, "draw", "decode", "score").result()
+        lock.finish(0)
+    assert order == ["draw", "decode", "score", "translate the next shard"]
+
+
+def test_a_shard_that_comes_later_is_the_first_one_if_its_index_is_lower() -> None:
+    lock = PriorityLock(first_seconds=60.0)
+    with ThreadPoolExecutor(1) as pool:
+        with lock.hold(1):
+            lock.begin(0)
+        other = pool.submit(lambda: lock.hold(2).__enter__())
+        with lock.hold(0):
+            assert not other.done()
+        lock.finish(0)
+        other.result()
 
 
 @pytest.mark.parametrize("finished", [False, True])
