@@ -179,8 +179,8 @@ class SharedWork:
         """
         shards = holding.lease.shards
         assert shards is not None
-        work = f"{counted(len(todo), 'shard')} to do" if todo else "nothing to do"
-        emit(Noticed(f"Working on {shards.named}: {work}"))
+        left = f"{counted(len(todo), 'shard')} to do" if todo else "nothing to do"
+        emit(Noticed(f"Working on {shards.named}: {left}"))
         adopt_manifests(self._storage, holding.mark.term, shards.holds)
         assert self._open is not None
         work = ShardWork(self._config, self._weights, holding, self._runner, self._publish)

@@ -128,7 +128,7 @@ class Workers:
         for lease in self.leases:
             if _of(lease) in self.busy and lease.settings != settings:
                 raise HeldError(
-                    f"{lease.holder} works on {lease.shards.named} of "
+                    f"{lease.holder} works on {_of(lease).named} of "
                     f"{self.storage.public_path()} with other settings or weights; give all runs "
                     "that work on an output the same configuration.",
                     lease,
