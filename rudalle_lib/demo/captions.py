@@ -49,14 +49,12 @@ ADJECTIVES = {
     "white": "бел",
     "beige": "бежев",
     "grey": "сер",
-    "pink": "розов",
     "small": "маленьк",
     "big": "больш",
     "large": "крупн",
     "little": "небольш",
 }
-"""Stems of adjectives. The endings depend on gender, case and the class of the stem. The demo
-models do not know pink."""
+"""Stems of adjectives. The endings depend on gender, case and the class of the stem."""
 
 ENDINGS = {
     "hard": ("ый", "ая", "ого", "ой", "ым", "ой", "ом"),

@@ -8,7 +8,7 @@ image. Thresholds tolerate what a good VQ-GAN does to a true image (blur, noise,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from skimage.measure import label, regionprops
 from skimage.morphology import erosion, opening
 
-from rudalle_lib.demo.drawing import PALETTE, Rgb
+from rudalle_lib.demo.drawing import PALETTE
 from rudalle_lib.demo.fitting import Fit, IdealsOf, Mask, fit_shape
 from rudalle_lib.demo.scenes import IMAGE, Figure, Scene
 
 Pixels = NDArray[np.float32]
+
+NAMES = tuple(PALETTE)
+COLOURS = np.asarray(list(PALETTE.values()), np.float32)
+"""Palette colours, float32 [colours, 3], in the order of their names."""
 
 UNKNOWN = "unknown"
 """Name of a colour that is not in the palette, and of a size that is too small or too large."""
@@ -108,19 +112,12 @@ class _Region:
         return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
 
-class _Palette:
-    """Colours with names."""
-
-    def __init__(self, palette: Mapping[str, Rgb]) -> None:
-        self.names = tuple(palette)
-        self.colours = np.asarray(list(palette.values()), np.float32)
-
-    def name_of(self, colour: Pixels) -> str:
-        """The colour that is clearly the nearest, or `UNKNOWN`."""
-        distance = np.sqrt(((self.colours - colour) ** 2).sum(-1))
-        first, second = np.argsort(distance)[:2]
-        limit = min(COLOUR_TOLERANCE, COLOUR_LEAD * distance[second])
-        return self.names[first] if distance[first] <= limit else UNKNOWN
+def _colour_name(colour: Pixels) -> str:
+    """The palette colour that is clearly the nearest, or `UNKNOWN`."""
+    distance = np.sqrt(((COLOURS - colour) ** 2).sum(-1))
+    first, second = np.argsort(distance)[:2]
+    limit = min(COLOUR_TOLERANCE, COLOUR_LEAD * distance[second])
+    return NAMES[first] if distance[first] <= limit else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -141,14 +138,12 @@ class Verdict:
 
 def describe(
     image: NDArray[np.uint8],
-    palette: Mapping[str, Rgb] = PALETTE,
     ideals: Sequence[IdealsOf] = (),
 ) -> Description:
     """Describe an image.
 
     Args:
         image: uint8 [128, 128, 3].
-        palette: colours by name.
         ideals: other shapes than those of the demo; see `fitting.fit_shape`.
 
     Raises:
@@ -160,19 +155,15 @@ def describe(
             f"found {image.dtype} {list(image.shape)}: resize or convert it first"
         )
     pixels = image.astype(np.float32)
-    colours = _Palette(palette)
-    background = _background(pixels, colours.colours)
+    background = _background(pixels)
     regions = sorted(_regions(pixels, background), key=lambda region: -region.mask.sum())
-    figures = (
-        _figure(region, pixels, background, colours, ideals) for region in regions[:MAX_FIGURES]
-    )
-    return Description(colours.name_of(background), tuple(figures))
+    figures = (_figure(region, pixels, background, ideals) for region in regions[:MAX_FIGURES])
+    return Description(_colour_name(background), tuple(figures))
 
 
 def check(
     image: NDArray[np.uint8],
     scene: Scene,
-    palette: Mapping[str, Rgb] = PALETTE,
     ideals: Sequence[IdealsOf] = (),
 ) -> Verdict:
     """Compare an image with the scene that it should show. Arguments as in `describe`.
@@ -180,7 +171,7 @@ def check(
     Raises:
         ValueError: if the array has another shape or dtype.
     """
-    found = describe(image, palette, ideals)
+    found = describe(image, ideals)
     problems = set() if found.background == scene.background else {"wrong_background"}
     if len(found.figures) == len(scene.figures):
         problems |= _compare(found.figures, scene)
@@ -224,10 +215,10 @@ def _relation(first: FoundFigure, second: FoundFigure) -> str:
     return "above" if dy < 0 else "below"
 
 
-def _background(pixels: Pixels, colours: Pixels) -> Pixels:
+def _background(pixels: Pixels) -> Pixels:
     """RGB of the background: the median of the most frequent colour of the border."""
     border = pixels[_frame(BORDER)]  # [n, 3]
-    distance = ((border[:, None] - colours) ** 2).sum(-1)  # [n, colours]
+    distance = ((border[:, None] - COLOURS) ** 2).sum(-1)  # [n, colours]
     nearest = distance.argmin(-1)
     return np.median(border[nearest == np.bincount(nearest).argmax()], axis=0)
 
@@ -253,7 +244,6 @@ def _figure(
     region: _Region,
     pixels: Pixels,
     background: Pixels,
-    colours: _Palette,
     ideals: Sequence[IdealsOf],
 ) -> FoundFigure:
     """Name the colour, shape and size of one region."""
@@ -265,7 +255,7 @@ def _figure(
     x, y = fit.centre
     return FoundFigure(
         shape=fit.shape,
-        colour=colours.name_of(colour),
+        colour=_colour_name(colour),
         size=_size_name(fit),
         centre=(x + region.left, y + region.top),
         area=int(np.count_nonzero(silhouette)),

@@ -7,7 +7,7 @@ Positions are whole pixels, so the cached mask fits everywhere and drawing takes
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -49,16 +49,14 @@ def draw_placements(
     background: str,
     placements: tuple[Placement, ...],
     scale: int = 1,
-    palette: Mapping[str, Rgb] = PALETTE,
     draw: Draw | None = None,
 ) -> NDArray[np.uint8]:
     """Draw placed figures on a background.
 
     Args:
-        background: a name in `palette`.
+        background: a name in `PALETTE`.
         placements: the figures.
         scale: factor by which the image is enlarged.
-        palette: colours by name; another one has colours that the demo models do not know.
         draw: draws the mask of a figure, of other shapes too; None is `figure_mask`.
 
     Returns:
@@ -66,12 +64,12 @@ def draw_placements(
     """
     draw = draw or figure_mask
     image = np.empty((IMAGE * scale, IMAGE * scale, 3), np.float32)
-    image[:] = palette[background]
+    image[:] = PALETTE[background]
     for placed in placements:
         left, top = placed.left * scale, placed.top * scale
         cover = draw(placed.figure.shape, placed.width, placed.height, placed.angle, scale)
         box = image[top : top + cover.shape[0], left : left + cover.shape[1]]
-        colour = np.asarray(palette[placed.figure.colour], np.float32)
+        colour = np.asarray(PALETTE[placed.figure.colour], np.float32)
         box += cover[..., None] * (colour - box)
     return np.rint(image).astype(np.uint8)
 

@@ -2,11 +2,12 @@
 
     nice -n 5 python -m tests.benchmarks.fine_tune_star --work runs/star
 
-The user's images show stars, in all colours, and a pink background (`star_world`). The images that
-remind the networks of what they can do are drawn by a run of the demo. First the VQ-GAN learns from
-both: codes in use stay, unused ones take over what is new. Then the decoder learns. One image per
-held-out prompt is checked, before and after, of new and of old prompts. What is done already is
-not repeated; the result is `results/fine_tune_star.json` and `docs/fine_tune_star.webp`.
+The user's images show stars, in all colours, and a yellow background (`star_world`). The images
+that remind the networks of what they can do are drawn by a run of the demo. First the VQ-GAN learns
+to draw both kinds from its codes, which stay. Then the decoder learns. One image per prompt is
+checked, before and after, of old and of new prompts. What is done already is not
+repeated. The results are `results/fine_tune_star.json`, `docs/fine_tune_star.webp`, and a table in
+`docs/training.md`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,18 @@ from rudalle_lib.demo.scenes import Scene, random_scene
 from rudalle_lib.training.demo.quality import SEED, scenes_of
 from tests.benchmarks import star_world
 from tests.benchmarks.engine import RESULTS, ROOT, machine
-from tests.benchmarks.fine_tuning import Clock, draw_dataset, draw_one_each, fine_tune
+from tests.benchmarks.fine_tuning import Clock, document, draw_dataset, draw_one_each, fine_tune
 
 PATH = RESULTS / "fine_tune_star.json"
 SHEET = ROOT / "docs" / "fine_tune_star.webp"
 
+HELD_OUT = 0.2
+"""Share of new combinations that are held out from training."""
+
 Figures = dict[str, Any]
+
+Tests = dict[str, list[Scene]]
+"""Prompts by kind."""
 
 
 def write_user_images(folder: Path, count: int) -> str:
@@ -58,10 +65,20 @@ def write_user_images(folder: Path, count: int) -> str:
     return str(folder)
 
 
-def new_scenes(count: int) -> list[Scene]:
-    """Prompts with something new: each has a new combination that is held out."""
-    rng = random.Random(SEED + 7)
-    return [star_world.random_scene(rng, unseen=True) for _ in range(count)]
+def new_scenes(count: int, seed: int, unseen: bool | None = None) -> list[Scene]:
+    """Prompts with something new.
+
+    Args:
+        count: how many.
+        seed: of the prompts.
+        unseen: whether all or none of them have a new combination that is held out from training;
+            None chooses among all new combinations, a fifth of which are held out.
+    """
+    rng, scenes = random.Random(seed), []
+    for _ in range(count):
+        held_out = rng.random() < HELD_OUT if unseen is None else unseen
+        scenes.append(star_world.random_scene(rng, unseen=held_out))
+    return scenes
 
 
 def agreement(
@@ -76,6 +93,13 @@ def agreement(
     return {"right": right, "of": len(scenes), "problems": dict(problems.most_common())}
 
 
+def measure(tests: Tests, weights: WeightsConfig, decoder: str, vqgan: str) -> tuple[Figures, Any]:
+    """Draw one image per prompt; return the agreement by kind of prompt, and the images."""
+    drawn = {kind: draw_one_each(scenes, weights, decoder, vqgan) for kind, scenes in tests.items()}
+    checks = {kind: check_old if kind == "old" else star_world.check for kind in tests}
+    return {kind: agreement(drawn[kind], tests[kind], checks[kind]) for kind in tests}, drawn
+
+
 def configs(work: Path, sources: list[Figures], vqgan_steps: int, decoder_steps: int) -> Any:
     """The two fine-tunings."""
     common: Figures = {"seed": 1, "data": sources, "encoding": {"held_out": 0.0}}
@@ -83,8 +107,8 @@ def configs(work: Path, sources: list[Figures], vqgan_steps: int, decoder_steps:
     vqgan = FineTuneConfig.model_validate({
         **common, "name": "star-vqgan", "output": str(work / "vqgan"), "trains": "vqgan",
         "training": {
-            **training, "steps": vqgan_steps, "batch_size": 8, "learning_rate": 1e-3,
-            "vqgan": {"split_every": 20, "split_images": 64, "used_images": 512},
+            **training, "steps": vqgan_steps, "batch_size": 8, "learning_rate": 1.5e-3,
+            "vqgan": {"split_every": None},
         },
     })  # fmt: skip
     models = {
@@ -94,11 +118,43 @@ def configs(work: Path, sources: list[Figures], vqgan_steps: int, decoder_steps:
         **common, "name": "star-dalle", "output": str(work / "decoder"), "trains": "decoder",
         "vqgan": "star-vqgan", "weights": {"models": models},
         "training": {
-            **training, "steps": decoder_steps, "batch_size": 16, "learning_rate": 6e-4,
-            "average": 0.98,
+            **training, "steps": decoder_steps, "batch_size": 16, "learning_rate": 8e-4,
+            "average": 0.995,
         },
     })  # fmt: skip
     return vqgan, decoder
+
+
+def table(figures: Figures) -> str:
+    """The figures as Markdown."""
+    names = {
+        "old": "old: combinations that the demo has never seen",
+        "new": "new: a star or a yellow background, a fifth never seen in this combination",
+        "new_held_out": "new, all never seen in this combination",
+    }
+    parts, done = figures["until_the_end_of"], figures["until_the_end_of"]["decoder"]
+    vqgan = parts["vqgan"]["minutes"] - parts["rehearsal"]["minutes"]
+    decoder = done["minutes"] - parts["vqgan"]["minutes"]
+    lines = [
+        f"{figures['measured']}:",
+        "",
+        "| prompts | images that show them, before | after |",
+        "| --- | ---: | ---: |",
+        *(
+            f"| {name} | {_share(figures['before'][kind])} | {_share(figures['after'][kind])} |"
+            for kind, name in names.items()
+        ),
+        "",
+        f"{done['minutes']:.1f} minutes, {done['core_minutes']:.1f} core-minutes: "
+        f"{parts['rehearsal']['minutes']:.1f} minutes for drawing {figures['rehearsal']:,} images, "
+        f"{vqgan:.1f} for {figures['vqgan_steps']:,} steps of the VQ-GAN, {decoder:.1f} for "
+        f"{figures['decoder_steps']:,} of the decoder.",
+    ]
+    return "\n".join(lines)
+
+
+def _share(found: Figures) -> str:
+    return f"{found['right'] / found['of']:.1%}"
 
 
 def main() -> None:
@@ -106,22 +162,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("runs/star"))
     parser.add_argument("--images", type=int, default=2000, help="the user's images")
-    parser.add_argument("--rehearsal", type=int, default=1000, help="images that the demo draws")
-    parser.add_argument("--vqgan-steps", type=int, default=160)
-    parser.add_argument("--decoder-steps", type=int, default=300)
+    parser.add_argument("--rehearsal", type=int, default=1200, help="images that the demo draws")
+    parser.add_argument("--vqgan-steps", type=int, default=1000)
+    parser.add_argument("--decoder-steps", type=int, default=1500)
     parser.add_argument("--prompts", type=int, default=200, help="new, and as many old ones")
     options = parser.parse_args()
-    old, new = scenes_of(SEED + 2, options.prompts), new_scenes(options.prompts)
-    plain = WeightsConfig()
+    tests: Tests = {
+        "old": scenes_of(SEED + 2, options.prompts),
+        "new": new_scenes(options.prompts, SEED + 7),
+        "new_held_out": new_scenes(options.prompts, SEED + 8, unseen=True),
+    }
     user = write_user_images(options.work / "user", options.images)
-    before = draw_one_each(old, plain, "demo-dalle", "demo-vqgan")
-    without = draw_one_each(new, plain, "demo-dalle", "demo-vqgan")
+    before, _ = measure(tests, WeightsConfig(), "demo-dalle", "demo-vqgan")
     clock = Clock()
     rng = random.Random(21)
     known = [random_scene(rng) for _ in range(options.rehearsal)]
     rehearsal = draw_dataset(options.work / "rehearsal", known)
     parts = {"rehearsal": clock.figures()}
-    sources: list[Figures] = [{"uri": user}, {"uri": rehearsal}]
+    sources: list[Figures] = [{"uri": user}, {"uri": rehearsal, "repeats": 2}]
     vqgan, decoder = configs(options.work, sources, options.vqgan_steps, options.decoder_steps)
     fine_tune(vqgan)
     parts["vqgan"] = clock.figures()
@@ -132,25 +190,26 @@ def main() -> None:
         "star-dalle": {"base": "demo-dalle", "folder": str(folder)},
     }
     weights = WeightsConfig.model_validate({"models": models})
-    stars = draw_one_each(new, weights, "star-dalle", "star-vqgan")
-    after = draw_one_each(old, weights, "star-dalle", "star-vqgan")
+    after, drawn = measure(tests, weights, "star-dalle", "star-vqgan")
     figures = {
         "measured": f"`python -m tests.benchmarks.fine_tune_star`, {machine(2)}, "
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "images": options.images,
         "rehearsal": options.rehearsal,
         "until_the_end_of": parts,
-        "new_before": agreement(without, new, star_world.check),
-        "new_after": agreement(stars, new, star_world.check),
-        "old_before": agreement(before, old, check_old),
-        "old_after": agreement(after, old, check_old),
+        "vqgan_steps": options.vqgan_steps,
+        "decoder_steps": options.decoder_steps,
+        "before": before,
+        "after": after,
     }
     text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
     (options.work / "result.json").write_text(text, "utf-8")
     print(text)
     if (options.images, options.prompts) == (2000, 200):
         PATH.write_text(text, "utf-8")
-        sheet = np.concatenate([np.concatenate(list(stars[row : row + 8]), 1)
+        document("star", table(figures))
+        images = drawn["new"]
+        sheet = np.concatenate([np.concatenate(list(images[row : row + 8]), 1)
                                 for row in range(0, 32, 8)])  # fmt: skip
         Image.fromarray(sheet).save(SHEET, quality=80)
 

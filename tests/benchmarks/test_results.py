@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from tests.benchmarks import processors, worth_training
+from tests.benchmarks import (
+    expert_iteration,
+    fine_tune_star,
+    fine_tuning,
+    processors,
+    worth_training,
+)
 from tests.benchmarks.engine import PARTS, RESULTS, ROOT, Row, documented_tables
 
 DOCUMENT = ROOT / "docs" / "performance.md"
@@ -36,6 +43,15 @@ def test_documentation_shows_what_images_are_worth() -> None:
     block = text.partition(worth_training.BEGIN)[2].partition(worth_training.END)[0]
     assert block.strip() == worth_training.table(results["measured"], results["repetitions"])
     assert worth_training.PLOT.is_file()
+
+
+@pytest.mark.parametrize(
+    ("mark", "benchmark"), [("star", fine_tune_star), ("expert", expert_iteration)]
+)
+def test_documentation_shows_what_fine_tuning_reached(mark: str, benchmark: ModuleType) -> None:
+    figures = json.loads(benchmark.PATH.read_text("utf-8"))
+    block, _ = fine_tuning.documented(mark, fine_tuning.DOCUMENT.read_text("utf-8"))
+    assert block == benchmark.table(figures)
 
 
 def test_the_choice_of_a_precision_follows_from_the_figures() -> None:

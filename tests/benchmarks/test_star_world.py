@@ -1,4 +1,4 @@
-"""The user's world: stars and pink are drawn, described and checked; some of it is held out."""
+"""The user's world: stars and yellow backgrounds are drawn, described, checked and held out."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from rudalle_lib.demo import drawing
 from rudalle_lib.demo.captions import russian_caption
 from rudalle_lib.demo.checker import check as check_without_stars
 from rudalle_lib.demo.drawing import draw_placements
 from rudalle_lib.demo.scenes import BACKGROUNDS, COLOURS, SIZES, Figure, Placement, Scene
 from tests.benchmarks import star_world
-from tests.benchmarks.star_world import PALETTE, PINK, STAR
+from tests.benchmarks.star_world import STAR, YELLOW
 from tests.support.scene_renders import degraded
 
 
 @pytest.mark.parametrize("unseen", [False, True])
 def test_true_images_pass_the_check(unseen: bool) -> None:
     rng, noise = random.Random(3), np.random.default_rng(3)
-    for _ in range(100):
+    for _ in range(40):
         scene = star_world.random_scene(rng, unseen)
         image = star_world.draw(scene, rng)
         assert star_world.check(image, scene).problems == ()
         assert star_world.check(degraded(image, noise), scene).problems == ()
 
 
-def test_the_check_without_stars_and_pink_rejects_them() -> None:
+def test_the_check_without_stars_rejects_them() -> None:
     rng = random.Random(4)
     star = Scene("white", (Figure(STAR, "red", "big"),))
-    assert "wrong_shape" in check_without_stars(star_world.draw(star, rng), star).problems
-    pink = Scene(PINK, (Figure("square", "red", "big"),))
-    assert "wrong_background" in check_without_stars(star_world.draw(pink, rng), pink).problems
+    problems = check_without_stars(star_world.draw(star, rng), star).problems
+    assert {"wrong_shape", "malformed"} & {*problems}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -46,9 +46,9 @@ def test_other_shapes_are_no_stars(shape: str, size: str) -> None:
 def test_a_star_without_a_point_is_malformed() -> None:
     scene = Scene("white", (Figure(STAR, "blue", "big"),))
     placed = (Placement(scene.figures[0], 36, 36, 56, 56),)
-    image = draw_placements("white", placed, palette=PALETTE, draw=star_world.mask)
+    image = draw_placements("white", placed, draw=star_world.mask)
     assert star_world.check(image, scene).ok
-    image[36:50] = PALETTE["white"]
+    image[36:44] = drawing.PALETTE["white"]
     assert "malformed" in star_world.check(image, scene).problems
 
 
@@ -60,13 +60,13 @@ def test_a_fifth_is_held_out_and_every_word_is_seen() -> None:
     assert not any(star_world.is_unseen(c) for scene in seen for c in scene.combinations())
     stars = {(f.colour, s.background) for s in seen for f in s.figures if f.shape == STAR}
     assert {colour for colour, _ in stars} == set(COLOURS)
-    assert {background for _, background in stars} == {*BACKGROUNDS, PINK}
+    assert {background for _, background in stars} == {*BACKGROUNDS, YELLOW}
     held_out = [star_world.random_scene(rng, unseen=True) for _ in range(100)]
     assert all(any(map(star_world.is_unseen, scene.combinations())) for scene in held_out)
 
 
 def test_captions() -> None:
     pair = (Figure(STAR, "white", "small"), Figure(STAR, "red", "big"))
-    assert russian_caption(Scene(PINK, pair, "left_of")) == (
-        "маленькая белая звезда слева от большой красной звезды на розовом фоне"
+    assert russian_caption(Scene(YELLOW, pair, "left_of")) == (
+        "маленькая белая звезда слева от большой красной звезды на жёлтом фоне"
     )

@@ -177,7 +177,7 @@ def test_backgrounds() -> None:
     assert {name: background_ru(name) for name in BACKGROUNDS} == {
         name: f"на {word} фоне" for name, word in BACKGROUND_WORDS.items()
     }
-    assert background_ru("pink") == "на розовом фоне"
+    assert background_ru("yellow") == "на жёлтом фоне"
 
 
 def test_captions_consist_of_known_words() -> None:
