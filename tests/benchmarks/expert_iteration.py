@@ -62,7 +62,7 @@ def play_round(work: Path, number: int, name: str, models: Models, options: Any)
         "encoding": {"held_out": 0.0},
         "training": {
             "steps": options.steps, "batch_size": 16, "learning_rate": 1e-4, "warmup_steps": 10,
-            "average": 0.98, "dtype": "bfloat16",
+            "average": 0.99, "dtype": "bfloat16",
         },
     }))  # fmt: skip
 
@@ -86,9 +86,9 @@ def main() -> None:
     """Run the command line: iterate, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("runs/expert"))
-    parser.add_argument("--drawn", type=int, default=500, help="prompts that a round draws")
+    parser.add_argument("--drawn", type=int, default=1200, help="prompts that a round draws")
     parser.add_argument("--candidates", type=int, default=4, help="images per prompt")
-    parser.add_argument("--steps", type=int, default=120, help="steps of each fine-tuning")
+    parser.add_argument("--steps", type=int, default=250, help="steps of each fine-tuning")
     parser.add_argument("--prompts", type=int, default=200, help="test prompts")
     parser.add_argument("--replicas", type=int, default=4, help="images per test prompt")
     options = parser.parse_args()
