@@ -96,15 +96,17 @@ def main() -> None:
     models: Models = {}
     name = "demo-dalle"
     rows: list[dict[str, float]] = [{"round": 0, "agreement": agreement(name, models, *measured)}]
-    clock = Clock()
+    clock = Clock(options.work / "minutes.json")
     for number in range(1, ROUNDS + 1):
-        folder = play_round(options.work, number, name, models, options)
+        with clock.part(f"round {number}"):
+            folder = play_round(options.work, number, name, models, options)
         name = f"expert-{number}"
         models = {**models, name: {"base": "demo-dalle", "folder": str(folder)}}
         row = {
             "round": number,
             "agreement": agreement(name, models, *measured),
-            **clock.figures(),
+            "minutes": clock.total(),
+            "core_minutes": clock.total("core_minutes"),
         }
         print(row, flush=True)
         rows.append(row)

@@ -132,9 +132,7 @@ def table(figures: Figures) -> str:
         "new": "new: a star or a yellow background, a fifth never seen in this combination",
         "new_held_out": "new, all never seen in this combination",
     }
-    parts, done = figures["until_the_end_of"], figures["until_the_end_of"]["decoder"]
-    vqgan = parts["vqgan"]["minutes"] - parts["rehearsal"]["minutes"]
-    decoder = done["minutes"] - parts["vqgan"]["minutes"]
+    minutes = {name: part["minutes"] for name, part in figures["parts"].items()}
     lines = [
         f"{figures['measured']}:",
         "",
@@ -145,10 +143,10 @@ def table(figures: Figures) -> str:
             for kind, name in names.items()
         ),
         "",
-        f"{done['minutes']:.1f} minutes, {done['core_minutes']:.1f} core-minutes: "
-        f"{parts['rehearsal']['minutes']:.1f} minutes for drawing {figures['rehearsal']:,} images, "
-        f"{vqgan:.1f} for {figures['vqgan_steps']:,} steps of the VQ-GAN, {decoder:.1f} for "
-        f"{figures['decoder_steps']:,} of the decoder.",
+        f"{figures['minutes']:.1f} minutes, {figures['core_minutes']:.1f} core-minutes: "
+        f"{minutes['rehearsal']:.1f} minutes for drawing {figures['rehearsal']:,} images, "
+        f"{minutes['vqgan']:.1f} for {figures['vqgan_steps']:,} steps of the VQ-GAN, "
+        f"{minutes['decoder']:.1f} for {figures['decoder_steps']:,} of the decoder.",
     ]
     return "\n".join(lines)
 
@@ -174,17 +172,17 @@ def main() -> None:
     }
     user = write_user_images(options.work / "user", options.images)
     before, _ = measure(tests, WeightsConfig(), "demo-dalle", "demo-vqgan")
-    clock = Clock()
+    clock = Clock(options.work / "minutes.json")
     rng = random.Random(21)
     known = [random_scene(rng) for _ in range(options.rehearsal)]
-    rehearsal = draw_dataset(options.work / "rehearsal", known)
-    parts = {"rehearsal": clock.figures()}
+    with clock.part("rehearsal"):
+        rehearsal = draw_dataset(options.work / "rehearsal", known)
     sources: list[Figures] = [{"uri": user}, {"uri": rehearsal, "repeats": 2}]
     vqgan, decoder = configs(options.work, sources, options.vqgan_steps, options.decoder_steps)
-    fine_tune(vqgan)
-    parts["vqgan"] = clock.figures()
-    folder = fine_tune(decoder)
-    parts["decoder"] = clock.figures()
+    with clock.part("vqgan"):
+        fine_tune(vqgan)
+    with clock.part("decoder"):
+        folder = fine_tune(decoder)
     models = {
         **{name: model.model_dump() for name, model in decoder.weights.models.items()},
         "star-dalle": {"base": "demo-dalle", "folder": str(folder)},
@@ -196,7 +194,9 @@ def main() -> None:
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
         "images": options.images,
         "rehearsal": options.rehearsal,
-        "until_the_end_of": parts,
+        "parts": clock.parts,
+        "minutes": clock.total(),
+        "core_minutes": clock.total("core_minutes"),
         "vqgan_steps": options.vqgan_steps,
         "decoder_steps": options.decoder_steps,
         "before": before,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +42,35 @@ def document(mark: str, new: str) -> None:
 
 
 class Clock:
-    """Minutes since it was made: of the clock, and of all cores together."""
+    """Minutes of the parts of a benchmark: of the clock, and of all cores together.
 
-    def __init__(self) -> None:
-        """Start."""
-        self._start = time.monotonic(), _core_seconds()
+    They are kept in a file and added up, so that a benchmark that goes on knows those of before.
+    """
 
-    def figures(self) -> dict[str, float]:
-        """The minutes so far, rounded."""
-        wall, cores = time.monotonic() - self._start[0], _core_seconds() - self._start[1]
-        return {"minutes": round(wall / 60, 1), "core_minutes": round(cores / 60, 1)}
+    def __init__(self, path: Path) -> None:
+        """Go on with the minutes in a file, if it exists."""
+        self._path = path
+        self.parts: dict[str, dict[str, float]] = {}
+        if path.exists():
+            self.parts = json.loads(path.read_text("utf-8"))
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count what happens inside to a part."""
+        start = time.monotonic(), _core_seconds()
+        try:
+            yield
+        finally:
+            wall, cores = time.monotonic() - start[0], _core_seconds() - start[1]
+            known = self.parts.get(name, {"minutes": 0.0, "core_minutes": 0.0})
+            added = {"minutes": wall / 60, "core_minutes": cores / 60}
+            self.parts[name] = {key: round(known[key] + added[key], 2) for key in added}
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(self.parts, indent=1) + "\n", "utf-8")
+
+    def total(self, key: str = "minutes") -> float:
+        """The `minutes` or `core_minutes` of all parts."""
+        return round(sum(part[key] for part in self.parts.values()), 1)
 
 
 def _core_seconds() -> float:
