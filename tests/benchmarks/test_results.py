@@ -13,6 +13,7 @@ from tests.benchmarks import (
     fine_tune_star,
     fine_tuning,
     processors,
+    train_malevich,
     worth_training,
 )
 from tests.benchmarks.engine import PARTS, RESULTS, ROOT, Row, documented_tables
@@ -52,6 +53,14 @@ def test_documentation_shows_what_fine_tuning_reached(mark: str, benchmark: Modu
     figures = json.loads(benchmark.PATH.read_text("utf-8"))
     block, _ = fine_tuning.documented(mark, fine_tuning.DOCUMENT.read_text("utf-8"))
     assert block == benchmark.table(figures)
+
+
+def test_the_memory_of_training_malevich_is_within_a_tenth_of_the_formula() -> None:
+    results = json.loads(train_malevich.PATH.read_text("utf-8"))
+    formula, measured = results["formula"]["lora"]["bytes"], results["measured"]["bytes"]
+    assert measured == pytest.approx(formula, rel=0.1)
+    text = train_malevich.DOCUMENT.read_text("utf-8")
+    assert f"took {measured / 1e9:.2f} GB, where the formula says {formula / 1e9:.2f}" in text
 
 
 def test_the_choice_of_a_precision_follows_from_the_figures() -> None:

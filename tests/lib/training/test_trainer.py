@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +90,23 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -
 def test_a_training_killed_five_times_has_the_losses_of_an_undisturbed_one(tmp_path: Path) -> None:
     changes = {"checkpoint_seconds": 0, "average": 0.9}
     measured = {"every": 10, "patience": 3}
-    learn(tmp_path / "whole", changes, measured)
-    work = tmp_path / "killed"
-    for step in sorted(random.Random(1).sample(range(2, 49), 5)):
+
+    def start(work: Path) -> BaseProcess:
         process = CONTEXT.Process(target=learn, args=(work, changes, measured))
         process.start()
+        return process
+
+    whole, work = start(tmp_path / "whole"), tmp_path / "killed"
+    for step in sorted(random.Random(1).sample(range(2, 49), 5)):
+        process = start(work)
         while process.is_alive() and len(read_figures(work)) < step:
             time.sleep(0.002)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, "it ended before it could be killed"
-    learn(work, changes, measured)
+    for process in (whole, start(work)):
+        process.join()
+        assert process.exitcode == 0
     for name in ("step", "loss", "text", "image", "gradient_norm", "held_out_loss"):
         assert figure(work, name) == figure(tmp_path / "whole", name)
     one, other = (read_learnt(tmp_path / run / "learnt.pt") for run in ("whole", "killed"))
