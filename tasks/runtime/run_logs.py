@@ -23,7 +23,10 @@ from rudalle_lib.schema.records import RejectRecord, RunManifest, ShardManifest,
 LOGGER = "prefect.task_runs"
 """The logger of the lines that Prefect itself writes about task runs."""
 
-REPLACED = ("Running hook 'log_result'", "Hook 'log_result' ", "Finished in state Completed(")
+REPLACED = (
+    *("Running hook 'log_result'", "Hook 'log_result' ", "Finished in state Completed("),
+    *("Running hook 'log_failure'", "Hook 'log_failure' "),
+)
 """Beginnings of lines that say nothing beside ours."""
 
 REJECTS_SHOWN = 10

@@ -106,7 +106,7 @@ def test_the_progress_ends_with_all_shards(finished: Path) -> None:
 def test_the_table_has_every_shard_with_the_failed_one_first(finished: Path) -> None:
     rows = json.loads(latest("tiny-1-shards").data)
     assert [row["state"] for row in rows] == ["failed", "published", "published"]
-    assert rows[0]["shard"] == 1 and rows[0]["error"].startswith("decode: ")
+    assert rows[0]["shard"] == 1 and rows[0]["error"].startswith("decode (rows 4 to 5 of ")
     assert all(list(row) == list(rows[0]) for row in rows) and "images" in rows[0]
     assert {row["shard"] for row in rows[1:]} == {0, 2}
     assert all(row["images"] >= row["kept"] > 0 and row["seconds"] > 0 for row in rows[1:])
@@ -135,7 +135,8 @@ def test_the_page_begins_with_the_failed_shards_and_links_to_their_tasks(finishe
     head, link, *_ = [line for line in latest("tiny-1-figures").data.splitlines() if line][::2]
     assert head == "# Failed shards"
     found = re.fullmatch(
-        r"- \[shard 00001\]\(<http.*/runs/task-run/([0-9a-f-]{36})>\): decode: .*", link
+        r"- \[shard 00001\]\(<http.*/runs/task-run/([0-9a-f-]{36})>\): decode \(rows 4 to 5 of .*",
+        link,
     )
     assert found is not None, link
     deadline = time.monotonic() + 60  # a server stores tasks some time after they have ended

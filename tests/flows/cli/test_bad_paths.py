@@ -222,6 +222,15 @@ def wrong(
     return found
 
 
+@pytest.fixture(autouse=True)
+def no_server() -> Iterator[None]:
+    """Commands find no server of other tests: `serve` would serve."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        yield
+
+
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
     """Fail if the block takes longer."""

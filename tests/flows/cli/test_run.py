@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -218,7 +219,11 @@ def test_a_run_without_a_server_embeds_prefect_and_keeps_the_terminal_clean(
         "3 rows of the prompt table rejected: 1 bad_override, 1 duplicate, 1 empty_prompt",
         *[line for line in first.stderr.splitlines() if line.startswith("shard 0")],
     ]
-    assert len(first.stdout.splitlines()) == 2
+    published, gallery, images = first.stdout.splitlines()
+    assert re.fullmatch(
+        r"8 of 15 images published from 5 prompts, \d+ rejected, \d+ s\.", published
+    )
+    assert gallery.endswith("index.html") and images.startswith("The images are in ")
 
     (tmp_path / "prefect").rename(tmp_path / "gone")  # Prefect's database is not needed
     second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
