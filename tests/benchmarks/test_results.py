@@ -55,6 +55,12 @@ def test_documentation_shows_what_fine_tuning_reached(mark: str, benchmark: Modu
     assert block == benchmark.table(figures)
 
 
+def test_documentation_shows_what_fits_into_the_memory_of_devices() -> None:
+    results = json.loads(train_malevich.PATH.read_text("utf-8"))
+    block, _ = fine_tuning.documented("train_malevich", train_malevich.DOCUMENT.read_text("utf-8"))
+    assert block == train_malevich.table(results)
+
+
 def test_the_memory_of_training_malevich_is_within_a_tenth_of_the_formula() -> None:
     results = json.loads(train_malevich.PATH.read_text("utf-8"))
     formula, measured = results["formula"]["lora"]["bytes"], results["measured"]["bytes"]
