@@ -109,7 +109,7 @@ def test_kept_codes_stay_bit_by_bit_and_new_colours_get_free_ones(
     both = TensorExamples(
         {"image": torch.cat([squares(OLD, 24).tensors["image"], squares(NEW, 24).tensors["image"]])}
     )
-    training = settings(steps=80, split_every=20, used_images=48, split_images=48)
+    training = settings(steps=160, split_every=20, used_images=48, split_images=48)
     before = error(trained, squares(NEW, 16, seed=3))
     task = VqganTask(model, both, training)
     kept = task.kept
