@@ -55,9 +55,9 @@ def check_fine_tune(config: FineTuneConfig, output: bool = True) -> dict[str, st
         WeightsError: weights are not available, or a file of a model is something else.
     """
     _check_allowed(config)
-    _check_steps(config)
     models = used_models(config)
     _check_packages()
+    _check_steps(config)
     _check_device(config)
     storage = Storage(config.output)
     if output:
@@ -87,33 +87,35 @@ def _places(config: FineTuneConfig) -> Iterator[tuple[str, str | None, str]]:
     yield "export_folder", config.export_folder, bounds.OUTPUTS
 
 
-def _check_steps(config: FineTuneConfig) -> None:
-    """Check that a VQ-GAN or a ruCLIP can make steps as the settings say."""
-    training, size = config.training, config.training.batch_size
-    if config.trains == "vqgan" and training.average and training.vqgan.split_every:
-        raise SettingsError(
-            f"training.average is {training.average} and would mix codes from before and after a "
-            "split; expected 0, or training.vqgan.split_every: null"
-        )
-    at_once, count = training.images_at_once or size, config.runtime.processes or 1
-    for key, found, fits, expected in (
-        ("training.batch_size", size, size > 1, "at least 2, better 64 or more"),
-        ("training.images_at_once", at_once, at_once >= size, f"null or {size}"),
-        ("runtime.processes", count, count == 1, "1"),
-    ):
-        if config.trains == "scorer" and not fits:
-            raise SettingsError(
-                f"{key} is {found}, and a ruCLIP compares all images of a step with each other; "
-                f"expected {expected}"
-            )
-
-
 def _check_packages() -> None:
     for package in PACKAGES:
         if importlib.util.find_spec(package) is None:
             raise SettingsError(
                 f"fine-tune needs the package {package}, which is not installed: "
                 "pip install 'rudalle-flows[train]'"
+            )
+
+
+def _check_steps(config: FineTuneConfig) -> None:
+    """Check that a VQ-GAN or a ruCLIP can make steps as the settings say."""
+    from rudalle_lib.training.scorer import check_batch  # imports torch and peft
+    from rudalle_lib.training.vqgan import check_average
+
+    training, size = config.training, config.training.batch_size
+    if config.trains == "vqgan":
+        check_average(training)
+    if config.trains != "scorer":
+        return
+    check_batch(training)
+    at_once, count = training.images_at_once or size, config.runtime.processes or 1
+    for key, found, fits, expected in (
+        ("training.images_at_once", at_once, at_once >= size, f"null or {size}"),
+        ("runtime.processes", count, count == 1, "1"),
+    ):
+        if not fits:
+            raise SettingsError(
+                f"{key} is {found}, and a ruCLIP compares all images of a step with each other; "
+                f"expected {expected}"
             )
 
 
@@ -153,6 +155,7 @@ def _check_output(storage: Storage) -> None:
 def _check_weights(config: FineTuneConfig, models: dict[str, ModelEntry]) -> dict[str, str]:
     from rudalle_lib.models.dalle import DalleConfig  # imports torch
     from rudalle_lib.models.vqgan import VqGanConfig
+    from rudalle_lib.training.vqgan import check_reconstructs
     from rudalle_lib.weights.loading import network_config
     from rudalle_lib.weights.model_files import check_files
 
@@ -161,11 +164,7 @@ def _check_weights(config: FineTuneConfig, models: dict[str, ModelEntry]) -> dic
         check_files(entry, files[key])
     if config.trains == "vqgan":
         sizes = network_config(models["base"], files["base"], VqGanConfig)
-        if sizes.dwt:
-            raise SettingsError(
-                f"base, {models['base'].name}, draws images of twice the size that it reads (dwt), "
-                "so it cannot learn to reconstruct them; fine-tune the VQ-GAN without dwt"
-            )
+        check_reconstructs(sizes, f"base, {models['base'].name},")
     if "vqgan" in models:
         decoder = network_config(models["base"], files["base"], DalleConfig)
         codes = network_config(models["vqgan"], files["vqgan"], VqGanConfig).n_embed

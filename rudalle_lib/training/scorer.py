@@ -54,11 +54,7 @@ class ScorerTask(Task):
         seed: int = 0,
         held_out: Examples | None = None,
     ) -> None:
-        if training.batch_size < 2:
-            raise SettingsError(
-                "training.batch_size: a ruCLIP compares the captions of a batch: expected at "
-                f"least 2, better 64 or more, found {training.batch_size}"
-            )
+        check_batch(training)
         self.model, self.training = model.requires_grad_(True), training
         self.examples, self.held_out = examples, held_out
         self.order = Order(examples.repeats.numpy(), seed)
@@ -100,6 +96,19 @@ class ScorerTask(Task):
     def after_step(self, step: int) -> None:
         """Keep the temperature in its range."""
         self.model.logit_scale.clamp_(max=math.log(LARGEST_SCALE))
+
+
+def check_batch(training: TrainingConfig) -> None:
+    """Check that a step has several images.
+
+    Raises:
+        SettingsError: it has one.
+    """
+    if training.batch_size < 2:
+        raise SettingsError(
+            f"training.batch_size is {training.batch_size}, and a ruCLIP compares the captions of "
+            "a batch; expected at least 2, better 64 or more"
+        )
 
 
 def equal_rows(text: Tensor) -> Tensor:

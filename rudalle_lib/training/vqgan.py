@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from rudalle_lib.config.fine_tune import TrainingConfig
 from rudalle_lib.errors import SettingsError
 from rudalle_lib.images.codecs import to_floats
-from rudalle_lib.models.vqgan import VqGan
+from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 from rudalle_lib.training.decoder import Examples
 from rudalle_lib.training.order import Order
 from rudalle_lib.training.task import Batch, Task
@@ -79,16 +79,8 @@ class VqganTask(Task):
         seed: int = 0,
         held_out: Examples | None = None,
     ) -> None:
-        if model.config.dwt:
-            raise SettingsError(
-                "expected a VQ-GAN that draws images of the size that it reads, found one with "
-                "dwt, which draws them at twice the size; fine-tune the one without"
-            )
-        if training.average and training.vqgan.split_every:
-            raise SettingsError(
-                "training.average: an average would mix codes from before and after a split; "
-                f"expected 0 with vqgan.split_every, found {training.average}"
-            )
+        check_reconstructs(model.config)
+        check_average(training)
         self.model, self.training, self.settings = model, training, training.vqgan
         self.examples, self.held_out = examples, held_out
         self.order = Order(examples.repeats.numpy(), seed)
@@ -216,6 +208,32 @@ class VqganTask(Task):
         worst = worst_codes(cells, len(free))
         if worst:
             split(self.model, cells, worst, free[: len(worst)].tolist())
+
+
+def check_average(training: TrainingConfig) -> None:
+    """Check that the weights of a VQ-GAN are not averaged over splits of codes.
+
+    Raises:
+        SettingsError: they are.
+    """
+    if training.average and training.vqgan.split_every:
+        raise SettingsError(
+            f"training.average is {training.average} and would mix codes from before and after a "
+            "split; expected 0, or training.vqgan.split_every: null"
+        )
+
+
+def check_reconstructs(sizes: VqGanConfig, name: str = "the VQ-GAN") -> None:
+    """Check that a VQ-GAN draws images of the size that it reads.
+
+    Raises:
+        SettingsError: it does not; the message begins with its name.
+    """
+    if sizes.dwt:
+        raise SettingsError(
+            f"{name} draws images of twice the size that it reads (dwt), so it cannot learn to "
+            "reconstruct them; fine-tune the VQ-GAN without dwt"
+        )
 
 
 def prepare_vqgan(model: VqGan, training: TrainingConfig) -> VqGan:
