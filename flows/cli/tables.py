@@ -278,8 +278,8 @@ def _last_run(status: Status) -> str:
     if status.run is None:
         return "not finished yet"
     began, ended = map(_utc, (status.run.started, status.run.finished))
-    day = f"{began:%Y-%m-%d} "
-    return f"{day}{began:%H:%M:%S} to {f'{ended:%Y-%m-%d} '.removeprefix(day)}{ended:%H:%M:%S} UTC"
+    end = "%H:%M:%S" if began.date() == ended.date() else "%Y-%m-%d %H:%M:%S"
+    return f"{began:%Y-%m-%d %H:%M:%S} to {ended:{end}} UTC"
 
 
 def _utc(moment: str) -> datetime:

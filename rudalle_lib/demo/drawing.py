@@ -33,9 +33,6 @@ PALETTE = {
 OVERSAMPLING = 8
 """Subpixels per pixel on each axis when a mask is drawn."""
 
-Rgb = tuple[int, int, int]
-"""A colour, 0 to 255 each."""
-
 Draw = Callable[[str, int, int, int, int], NDArray[np.float32]]
 """Draws the mask of a shape; arguments and result are those of `figure_mask`."""
 

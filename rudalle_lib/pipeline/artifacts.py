@@ -14,6 +14,7 @@ import pyarrow as pa
 from rudalle_lib.dataset import layout
 from rudalle_lib.errors import DamagedError
 from rudalle_lib.schema.records import NO_DEVICE, DeviceUse, Reject, ShardSpec, StageArtifact
+from rudalle_lib.schema.tables import with_metadata
 from rudalle_lib.storage.storage import Storage
 
 REJECTS = "refused"
@@ -139,9 +140,7 @@ def read_artifact(storage: Storage, artifact: StageArtifact) -> pa.Table:
 
 def with_rejects(table: pa.Table, rejects: Mapping[str, Reject]) -> pa.Table:
     """The table of a stage with the prompts that it rejected, by prompt id."""
-    return table.replace_schema_metadata(
-        {**(table.schema.metadata or {}), REJECTS: json.dumps(rejects)}
-    )
+    return with_metadata(table, {REJECTS: json.dumps(rejects)})
 
 
 def rejects_in(table: pa.Table) -> dict[str, Reject]:

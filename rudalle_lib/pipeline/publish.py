@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
+import pyarrow as pa
+
 from rudalle_lib.config.sections import PublishConfig, ScoreConfig
 from rudalle_lib.dataset import layout
 from rudalle_lib.dataset.leftovers import named_files, sweep_shard
@@ -28,7 +30,8 @@ from rudalle_lib.images.selection import contents_of
 from rudalle_lib.pipeline.artifacts import read_artifact, rejects_in
 from rudalle_lib.pipeline.image_columns import Drawn, image_columns
 from rudalle_lib.pipeline.stages import last_image_stage
-from rudalle_lib.prompts.plan import read_extras, read_shard
+from rudalle_lib.prompts.plan import read_planned
+from rudalle_lib.prompts.rows import extras_of, sources_of
 from rudalle_lib.schema.arrow import from_table
 from rudalle_lib.schema.decisions import Alike
 from rudalle_lib.schema.reasons import stage_of
@@ -111,7 +114,8 @@ def publish_shard(
         on_reject: called with every whole prompt that is rejected.
     """
     started = time.perf_counter()
-    shard = read_shard_results(storage, spec.index, artifacts, rows_of(storage, spec))
+    planned = read_planned(storage, spec)
+    shard = read_shard_results(storage, spec.index, artifacts, rows_of(planned))
     kept, rejects = select_images(shard, selection, section.blocked_words, choice)
     version = layout.version_of(fingerprint, term)
     before = named_files(storage, spec.index, term)
@@ -121,7 +125,7 @@ def publish_shard(
     encode = partial(_file, shard=shard, section=section, weights=decoder)
     images = zip(records, map_ahead(files, encode, records), strict=True)
     texts = {name: row.text for name, row in shard.translations.items()}
-    own = read_extras(storage, spec)
+    own = extras_of(planned)
     extras = with_splits(own, texts, section.splits)
     scores, contents = list(shard.scores.values()), contents_of(shard.tokens)
     alike = choice.find_alike(scores, contents, selection)
@@ -157,10 +161,11 @@ def publish_shard(
     return manifest
 
 
-def rows_of(storage: Storage, spec: ShardSpec) -> dict[str, TableRow]:
-    """The rows of the prompt table of a shard's prompts, as far as they are known, by prompt id."""
-    prompts = read_shard(storage, spec)
-    return {prompt.prompt_id: prompt.row for prompt in prompts if prompt.row is not None}
+def rows_of(planned: pa.Table) -> dict[str, TableRow]:
+    """The rows of the prompt table of planned prompts, as far as they are known, by prompt id."""
+    ids = planned.column("prompt_id").to_pylist()
+    pairs = zip(ids, sources_of(planned), strict=True)
+    return {prompt_id: row for prompt_id, row in pairs if row is not None}
 
 
 def read_shard_results(

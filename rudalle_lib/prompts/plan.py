@@ -30,9 +30,9 @@ from rudalle_lib.dataset import layout
 from rudalle_lib.errors import DamagedError, ShardError, TornError
 from rudalle_lib.prompts.known_prompts import CHOSEN_SIZE, KnownPrompts, Renumbered, with_numbers
 from rudalle_lib.prompts.rows import (
-    EXTRA,
     count_images,
     count_most_images,
+    extras_of,
     plan_fingerprint,
     prompts_of,
     read_table,
@@ -228,18 +228,19 @@ def frozen_plan(config: RunConfig, storage: Storage) -> Plan | None:
     return Plan(shards, (), 0, 0, table, counts[ROWS], {}, counts[REMOVED])
 
 
+def read_planned(storage: Storage, shard: ShardSpec) -> pa.Table:
+    """The rows of the plan file of a shard, in order."""
+    return storage.read_table(storage.relative(shard.plan_uri))
+
+
 def read_shard(storage: Storage, shard: ShardSpec) -> list[Prompt]:
     """The prompts of a shard, in order."""
-    return prompts_of(storage.read_table(storage.relative(shard.plan_uri)))
+    return prompts_of(read_planned(storage, shard))
 
 
 def read_extras(storage: Storage, shard: ShardSpec) -> pa.Table:
-    """`prompt_id` and the pass-through columns of a shard under their original names, in order."""
-    table = storage.read_table(storage.relative(shard.plan_uri))
-    names = ["prompt_id", *(name for name in table.column_names if name.startswith(EXTRA))]
-    return table.select(names).rename_columns(
-        ["prompt_id", *(name.removeprefix(EXTRA) for name in names[1:])]
-    )
+    """`extras_of` a shard."""
+    return extras_of(read_planned(storage, shard))
 
 
 def _renumber(
@@ -323,8 +324,7 @@ class _ShardWriter:
                 self._send()
 
     def _make(self, index: int, table: pa.Table) -> ShardSpec:
-        path = layout.plan_path(index)
-        fingerprint = plan_fingerprint(table)
+        path, fingerprint = layout.plan_path(index), plan_fingerprint(table)
         images = table.num_rows - table.column("image_prompt").null_count
         source = describe_rows(filter(None, sources_of(table)))
         if self._write:

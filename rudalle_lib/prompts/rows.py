@@ -206,6 +206,14 @@ def sources_of(table: pa.Table) -> list[TableRow | None]:
     ]
 
 
+def extras_of(table: pa.Table) -> pa.Table:
+    """`prompt_id` and the pass-through columns of a plan under their original names, in order."""
+    names = ["prompt_id", *(name for name in table.column_names if name.startswith(EXTRA))]
+    return table.select(names).rename_columns(
+        ["prompt_id", *(name.removeprefix(EXTRA) for name in names[1:])]
+    )
+
+
 def plan_fingerprint(table: pa.Table) -> str:
     """A digest of the values of a plan table, independent of the writer, as 32 hex characters."""
     named = table.select([name for name in table.column_names if name not in SOURCE])

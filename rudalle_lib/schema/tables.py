@@ -26,6 +26,12 @@ def join_tables(tables: Iterable[pa.Table]) -> pa.Table:
         return pa.concat_tables(parts, promote_options="permissive")
 
 
+def with_metadata(table: pa.Table, added: Mapping[str, str]) -> pa.Table:
+    """The table with more metadata; what it has already stays."""
+    metadata = {key.encode(): value.encode() for key, value in added.items()}
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), **metadata})
+
+
 def union_schema(schemas: Iterable[pa.Schema]) -> pa.Schema:
     """The columns of all schemas, in order, with the types that `join_tables` gives them."""
     return join_tables(one.empty_table() for one in schemas).schema

@@ -65,16 +65,14 @@ class PriorityLock:
         finally:
             with self._changed:
                 self._locked = False
-                if shard == self._first:
-                    self._kept_until = time.monotonic() + self._first_seconds
+                self._keep_for(shard)
                 self._changed.notify_all()
 
     def begin(self, shard: int) -> None:
         """Keep the lock for a shard that will need it soon, if it is the first one."""
         with self._changed:
             self._note(shard)
-            if shard == self._first:
-                self._kept_until = time.monotonic() + self._first_seconds
+            self._keep_for(shard)
 
     def finish(self, shard: int) -> None:
         """Keep the lock no longer for a shard: it needs it no more."""
@@ -85,6 +83,11 @@ class PriorityLock:
 
     def _note(self, shard: int) -> None:
         self._first = shard if self._first is None else min(shard, self._first)
+
+    def _keep_for(self, shard: int) -> None:
+        """Keep the lock for further tasks of a shard, if it is the first one."""
+        if shard == self._first:
+            self._kept_until = time.monotonic() + self._first_seconds
 
     def _is_turn_of(self, shard: int) -> bool:
         if self._locked or self._waiting[0] != shard:

@@ -23,9 +23,13 @@ from rudalle_lib.schema.records import RejectRecord, RunManifest, ShardManifest,
 LOGGER = "prefect.task_runs"
 """The logger of the lines that Prefect itself writes about task runs."""
 
+HOOKS = ("log_result", "log_failure")
+"""Names of the functions below that Prefect calls, and says so."""
+
 REPLACED = (
-    *("Running hook 'log_result'", "Hook 'log_result' ", "Finished in state Completed("),
-    *("Running hook 'log_failure'", "Hook 'log_failure' "),
+    *(f"Running hook {name!r}" for name in HOOKS),
+    *(f"Hook {name!r} " for name in HOOKS),
+    "Finished in state Completed(",
 )
 """Beginnings of lines that say nothing beside ours."""
 

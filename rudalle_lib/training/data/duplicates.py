@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from rudalle_lib.schema.tables import with_metadata
 from rudalle_lib.storage.storage import Storage
 from rudalle_lib.training.data.rejects import RejectedRow
 
@@ -31,9 +32,7 @@ def row_digest(caption: str | None, image: bytes) -> str:
 def with_digests(table: pa.Table, digests: Sequence[str]) -> pa.Table:
     """An encoded shard, with a column `key`, that holds the digests of its rows."""
     rows = list(zip(table.column("key").to_pylist(), digests, strict=True))
-    return table.replace_schema_metadata({
-        **(table.schema.metadata or {}), ROWS: json.dumps(rows)
-    })  # fmt: skip
+    return with_metadata(table, {ROWS: json.dumps(rows)})
 
 
 class Duplicates:

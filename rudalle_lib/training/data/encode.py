@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
-from itertools import count
+from itertools import islice
 
 import pyarrow as pa
 import torch
@@ -154,21 +154,19 @@ def encode_data(
 
 def _without_duplicates(
     storage: Storage, data: EncodedData
-) -> tuple[EncodedData, Callable[[int], Sequence[RejectedRow]]]:
-    """The data whose duplicates count as rejects, and what gives those of a shard."""
+) -> tuple[EncodedData, list[list[RejectedRow]]]:
+    """The data whose duplicates count as rejects, and those of each shard."""
     found = Duplicates(storage, [shard.path for shard in data.shards])
     names = [source.uri for source in data.sources for _ in source.shards]
-    numbers = count()
-
-    def marked(shard: EncodedShard) -> EncodedShard:
-        number = next(numbers)
-        rejects = [astuple(reject) for reject in found.rejects(number, names)]
-        return without(shard, len(rejects), digest_of([shard.path, number, rejects]))
-
+    rejects = [found.rejects(number, names) for number in range(len(data.shards))]
+    marked = iter([
+        without(shard, len(rows), digest_of([shard.path, number, [astuple(row) for row in rows]]))
+        for number, (shard, rows) in enumerate(zip(data.shards, rejects, strict=True))
+    ])  # fmt: skip
     sources = tuple(
-        replace(source, shards=tuple(map(marked, source.shards))) for source in data.sources
+        replace(source, shards=tuple(islice(marked, len(source.shards)))) for source in data.sources
     )
-    return replace(data, sources=sources), lambda number: found.rejects(number, names)
+    return replace(data, sources=sources), rejects
 
 
 class _Work:

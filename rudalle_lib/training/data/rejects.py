@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from types import MappingProxyType
 from typing import Annotated, Literal, get_args
@@ -14,6 +14,7 @@ from rudalle_lib.dataset import layout
 from rudalle_lib.errors import DamagedError
 from rudalle_lib.schema.arrow import to_table
 from rudalle_lib.schema.records import REJECT_TEXT_LENGTH
+from rudalle_lib.schema.tables import with_metadata
 from rudalle_lib.storage.storage import Storage
 from rudalle_lib.training.data.manifest import EncodedData
 
@@ -81,8 +82,7 @@ REJECTS = "rejects"
 def with_rejects(table: pa.Table, rejects: Sequence[RejectedRow]) -> pa.Table:
     """An encoded shard with the rows that are not in it."""
     rows = [astuple(row) for row in rejects]
-    metadata = table.schema.metadata or {}
-    return table.replace_schema_metadata({**metadata, REJECTS: json.dumps(rows)})
+    return with_metadata(table, {REJECTS: json.dumps(rows)})
 
 
 def rejects_in(storage: Storage, path: str) -> list[RejectedRow]:
@@ -92,20 +92,20 @@ def rejects_in(storage: Storage, path: str) -> list[RejectedRow]:
 
 
 def publish_rejects(
-    storage: Storage, data: EncodedData, more: Callable[[int], Sequence[RejectedRow]]
+    storage: Storage, data: EncodedData, more: Sequence[Sequence[RejectedRow]]
 ) -> None:
     """Write the rejects of all shards that have some as tables; delete those of earlier data.
 
     Args:
         storage: the output.
         data: the encoded data.
-        more: the rows of a shard, by its number, that are in its file and not learnt from.
+        more: of each shard, the rows that are in its file and not learnt from.
     """
     listed = storage.list(layout.REJECTS_FOLDER)
     earlier = {path for path in listed if layout.index_of(path, "rejects") is not None}
     for number, shard in enumerate(data.shards):
         if shard.rejects is not None and not _is_whole(storage, shard.rejects, earlier):
-            rows = [*rejects_in(storage, shard.path), *more(number)]
+            rows = [*rejects_in(storage, shard.path), *more[number]]
             storage.write_table(shard.rejects, to_table(rows, RejectedRow))
     for path in sorted(earlier - {shard.rejects for shard in data.shards}):
         storage.delete(path)
