@@ -19,7 +19,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from rudalle_lib.pipeline.stages import weight_digests
 from rudalle_lib.prompts.plan import plan_run
 from rudalle_lib.storage.storage import Storage
 from tasks.without_prefect import process_shard
+from tests.benchmarks.documentation import OPERATIONS, write_block
 from tests.benchmarks.engine import RESULTS, ROOT
 
 FIXED, ENOUGH, QUANTILE = 8, 2, 0.6
@@ -44,8 +44,8 @@ BAR = 0.7
 """Share of the images of the fixed run that rounds with as many at most may draw."""
 
 PATH = RESULTS / "adaptive.json"
-DOCUMENT = ROOT / "docs" / "operations.md"
-BEGIN, END = "<!-- adaptive:begin -->", "<!-- adaptive:end -->"
+MARK = "adaptive"
+"""Name of the block in the documentation."""
 
 Figures = dict[str, Any]
 
@@ -126,13 +126,6 @@ def meets_the_bar(rows: list[Figures]) -> bool:
     )
 
 
-def put_into_docs(text: str, path: Path = DOCUMENT) -> None:
-    """Replace the table in the documentation."""
-    before, _, rest = path.read_text("utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Run the command line: measure, print, write; exit code 1 if the bar is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -149,7 +142,7 @@ def main() -> None:
     text = table(head, rows)
     print(text)
     if options.docs:
-        put_into_docs(text)
+        write_block(OPERATIONS, MARK, text)
     if not meets_the_bar(rows):
         sys.exit("The bar is missed: 30% fewer images drawn for as many accepted ones.")
 

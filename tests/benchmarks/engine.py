@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.documentation import PERFORMANCE, write_block
 from tests.benchmarks.timing import POSITIONS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -271,17 +272,6 @@ def documented_tables(head: str, rows: Sequence[Row]) -> str:
     return "\n\n".join(filter(None, (f"{head}:", with_bar, others)))
 
 
-def put_into_docs(text: str) -> None:
-    """Replace the tables in docs/performance.md between the marks for this kind of processor."""
-    path = ROOT / "docs" / "performance.md"
-    begin, end = (f"<!-- bench {matrix_unit()}:{side} -->" for side in ("begin", "end"))
-    before, found, rest = path.read_text("utf-8").partition(begin)
-    if not found:
-        raise SystemExit(f"{path} has no table for this kind of processor: expected {begin}")
-    after = rest.partition(end)[2]
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Run the command line: measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -328,7 +318,7 @@ def main() -> None:
     if "growth" in chosen:
         draw_growth(bench.figures["growth"]["rows"])
     if options.docs:
-        put_into_docs(text)
+        write_block(PERFORMANCE, f"bench {matrix_unit()}", text)
 
 
 def draw_growth(rows: Sequence[Figures]) -> None:

@@ -25,10 +25,13 @@ from rudalle_lib.demo.checker import check
 from rudalle_lib.demo.scenes import random_scene
 from rudalle_lib.training.demo.quality import SEED, draw, scenes_of
 from rudalle_lib.weights.loading import load_vqgan
+from tests.benchmarks.documentation import TRAINING, write_block
 from tests.benchmarks.engine import RESULTS, machine
-from tests.benchmarks.fine_tuning import Clock, document, draw_dataset, fine_tune
+from tests.benchmarks.fine_tuning import Clock, draw_dataset, fine_tune
 
 PATH = RESULTS / "expert_iteration.json"
+MARK = "expert"
+"""Name of the block in the documentation."""
 
 ROUNDS = 2
 
@@ -121,7 +124,7 @@ def main() -> None:
     print(text)
     if options.prompts == 200:
         PATH.write_text(text, "utf-8")
-        document("expert", table(figures))
+        write_block(TRAINING, MARK, table(figures))
 
 
 if __name__ == "__main__":

@@ -34,10 +34,14 @@ from rudalle_lib.demo.checker import check as check_old
 from rudalle_lib.demo.scenes import Scene, random_scene
 from rudalle_lib.training.demo.quality import SEED, scenes_of
 from tests.benchmarks import star_world
+from tests.benchmarks.documentation import TRAINING, write_block
 from tests.benchmarks.engine import RESULTS, ROOT, machine
-from tests.benchmarks.fine_tuning import Clock, document, draw_dataset, draw_one_each, fine_tune
+from tests.benchmarks.fine_tuning import Clock, draw_dataset, draw_one_each, fine_tune
 
 PATH = RESULTS / "fine_tune_star.json"
+MARK = "star"
+"""Name of the block in the documentation."""
+
 SHEET = ROOT / "docs" / "fine_tune_star.webp"
 
 HELD_OUT = 0.2
@@ -207,7 +211,7 @@ def main() -> None:
     print(text)
     if (options.images, options.prompts) == (2000, 200):
         PATH.write_text(text, "utf-8")
-        document("star", table(figures))
+        write_block(TRAINING, MARK, table(figures))
         images = drawn["new"]
         sheet = np.concatenate([np.concatenate(list(images[row : row + 8]), 1)
                                 for row in range(0, 32, 8)])  # fmt: skip

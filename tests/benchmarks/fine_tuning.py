@@ -1,4 +1,4 @@
-"""What benchmarks of fine-tuning share: a drawn dataset, a fine-tuning, minutes, documentation."""
+"""What benchmarks of fine-tuning share: a drawn dataset, a fine-tuning, minutes."""
 
 from __future__ import annotations
 
@@ -21,24 +21,7 @@ from rudalle_lib.demo.captions import russian_caption
 from rudalle_lib.demo.scenes import Scene
 from rudalle_lib.training.demo.quality import draw
 from rudalle_lib.weights.loading import load_vqgan
-from tests.benchmarks.engine import ROOT
 from tests.support.finished_run import finish
-
-DOCUMENT = ROOT / "docs" / "training.md"
-
-
-def documented(mark: str, text: str, new: str | None = None) -> tuple[str, str]:
-    """The block of a mark in a document, and the document with a new block instead of it."""
-    begin, end = f"<!-- {mark}:begin -->", f"<!-- {mark}:end -->"
-    before, _, rest = text.partition(begin)
-    block, _, after = rest.partition(end)
-    return block.strip(), f"{before}{begin}\n{new}\n{end}{after}"
-
-
-def document(mark: str, new: str) -> None:
-    """Put figures into the documentation of training."""
-    text = DOCUMENT.read_text("utf-8")
-    DOCUMENT.write_text(documented(mark, text, new)[1], "utf-8")
 
 
 class Clock:

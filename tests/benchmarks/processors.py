@@ -18,6 +18,7 @@ import subprocess
 import sys
 from typing import Any
 
+from tests.benchmarks.documentation import PERFORMANCE, write_block
 from tests.benchmarks.engine import RESULTS, ROOT, machine
 from tests.support.compiled import AVX2_ENVIRONMENT
 
@@ -29,7 +30,8 @@ LIMITS = {"AVX2": AVX2_ENVIRONMENT, "all of this CPU": {}}
 """Environment of a measurement, by what the CPU may use."""
 
 PATH = RESULTS / "processors.json"
-BEGIN, END = "<!-- processors:begin -->", "<!-- processors:end -->"
+MARK = "processors"
+"""Name of the block in the documentation."""
 
 Figures = dict[str, Any]
 
@@ -72,14 +74,6 @@ def table(head: str, rows: list[Figures]) -> str:
     return "\n".join(lines)
 
 
-def put_into_docs(text: str) -> None:
-    """Replace the table in docs/performance.md."""
-    path = ROOT / "docs" / "performance.md"
-    before, _, rest = path.read_text("utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Run the command line: measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -99,7 +93,7 @@ def main() -> None:
     text = table(head, rows)
     print(text)
     if options.docs:
-        put_into_docs(text)
+        write_block(PERFORMANCE, MARK, text)
 
 
 if __name__ == "__main__":

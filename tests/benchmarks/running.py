@@ -125,11 +125,15 @@ def seconds_of(work: Any, *arguments: Any) -> float:
 
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process and its descendants, such as Prefect's embedded server."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     files = Path(f"/proc/{pid}/task").glob("*/children")
     children = [int(child) for file in files for child in file.read_text().split()]
-    return seconds + sum(map(cpu_seconds, children))
+    return own_cpu_seconds(pid) + sum(map(cpu_seconds, children))
+
+
+def own_cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a running process without its descendants, from Linux."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure_overhead(folder: Path, images: int, rounds: int) -> None:

@@ -20,6 +20,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.benchmarks.running import own_cpu_seconds
+
 HERE = Path(__file__).resolve().parents[2]
 DATASET = HERE / "tests/data/before_rooms/dataset"
 """A finished output of version 0.1, which all versions read."""
@@ -104,22 +106,16 @@ def time_of_run(tree: Path, home: Path, images: bool) -> dict[str, Times]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline(), "the run said nothing"
-        found = {FIRST_LINE: Times(cpu_seconds(process.pid), time.monotonic() - started)}
+        found = {FIRST_LINE: Times(own_cpu_seconds(process.pid), time.monotonic() - started)}
         while images and not any((home / "out/shards").glob("*.json")):
             assert process.poll() is None and time.monotonic() - started < LIMIT
             time.sleep(0.02)
         if images:
-            found[FIRST_IMAGE] = Times(cpu_seconds(process.pid), time.monotonic() - started)
+            found[FIRST_IMAGE] = Times(own_cpu_seconds(process.pid), time.monotonic() - started)
         return found
     finally:
         process.terminate()
         process.communicate()
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds of a running process, without those of its children, from Linux."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

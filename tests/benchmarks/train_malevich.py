@@ -31,11 +31,12 @@ from rudalle_lib.training.decoder import DecoderTask, TensorExamples
 from rudalle_lib.training.launch import launch
 from rudalle_lib.training.memory import largest_batch, peak_bytes
 from rudalle_lib.training.trainer import train
-from tests.benchmarks.engine import RESULTS, ROOT, machine
+from tests.benchmarks.documentation import TRAINING, write_block
+from tests.benchmarks.engine import RESULTS, machine
 
 PATH = RESULTS / "train_malevich.json"
-DOCUMENT = ROOT / "docs" / "training.md"
-BEGIN, END = "<!-- train_malevich:begin -->", "<!-- train_malevich:end -->"
+MARK = "train_malevich"
+"""Name of the block in the documentation."""
 
 DEVICES = (16, 24, 40, 80)
 """Memory of devices in GB."""
@@ -165,13 +166,6 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def put_into_docs(text: str) -> None:
-    """Replace the table in docs/training.md."""
-    before, _, rest = DOCUMENT.read_text("utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Run the command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -196,7 +190,7 @@ def main() -> None:
     text = table(results)
     print(text)
     if options.docs:
-        put_into_docs(text)
+        write_block(TRAINING, MARK, text)
 
 
 if __name__ == "__main__":

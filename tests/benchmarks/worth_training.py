@@ -53,12 +53,14 @@ from rudalle_lib.demo.scenes import (
 )
 from rudalle_lib.images.codecs import decode_image, to_pil
 from rudalle_lib.storage.storage import Storage
+from tests.benchmarks.documentation import PERFORMANCE, write_block
 from tests.benchmarks.engine import RESULTS, ROOT, machine
 from tests.support.finished_run import finish
 
 PATH = RESULTS / "worth_training.json"
 PLOT = ROOT / "docs" / "worth_training.svg"
-BEGIN, END = "<!-- worth:begin -->", "<!-- worth:end -->"
+MARK = "worth"
+"""Name of the block in the documentation."""
 
 PROMPTS, CANDIDATES = 300, 3
 """Prompts, and images drawn for each, but in rounds."""
@@ -364,14 +366,6 @@ def plot(repetitions: Sequence[Sequence[Mapping[str, Any]]]) -> None:
     figure.savefig(PLOT, metadata={"Date": None})
 
 
-def put_into_docs(text: str) -> None:
-    """Replace the table in docs/performance.md."""
-    path = ROOT / "docs" / "performance.md"
-    before, _, rest = path.read_text("utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Run the command line: measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -391,7 +385,7 @@ def main() -> None:
     text = table(head, repetitions)
     print(text)
     if options.docs:
-        put_into_docs(text)
+        write_block(PERFORMANCE, MARK, text)
         plot(repetitions)
 
 
