@@ -44,7 +44,7 @@ MEANINGS: Mapping[DataReason, str] = MappingProxyType({
     "wrong_size": "it has another size than the network, with `fit: exact`",
     "same_name": "two images or two samples have one name, so the caption may belong to either",
     "duplicate": "an earlier row of any of the datasets has the same caption and, byte by byte, "
-    "the same image file; `repeats` is there to weigh images",
+    "the same image file; to show images more often, set `repeats`",
     "bad_row": "the row of a table cannot be read",
     "damaged_file": "a file of several is damaged; its rows are missing from there on",
 })  # fmt: skip
