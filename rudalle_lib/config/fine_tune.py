@@ -144,8 +144,17 @@ class VqganTrainingConfig(Section):
     keep_codes: bool = Field(
         default=True,
         description="Codes that images of the data use stay as they are, for a decoder that knows "
-        "them, and the encoder does not learn. List a dataset of what that decoder can draw, too: "
-        "codes that no image uses are free for something new.",
+        "them. List a dataset of what that decoder can draw, too: codes that no image uses are free "
+        "for something new.",
+    )
+    encoder_rate: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="With keep_codes, the learning rate of the encoder as a share of "
+        "`learning_rate`. Cells whose code the base was certain of keep it; new content gets more "
+        "regular codes, which a decoder learns more easily. Needs `split_every: null`. 0: the "
+        "encoder does not learn.",
     )
     split_every: Positive | None = Field(
         default=100,
@@ -180,6 +189,8 @@ class VqganTrainingConfig(Section):
         description="Choose codes by chance, in proportion to their softmax, as the published "
         "VQ-GAN was trained. Otherwise the most likely one is chosen, as when it is used.",
     )
+
+    added_later = ("encoder_rate",)
 
 
 class TrainingConfig(Section):

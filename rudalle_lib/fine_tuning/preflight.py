@@ -99,11 +99,11 @@ def _check_packages() -> None:
 def _check_steps(config: FineTuneConfig) -> None:
     """Check that a VQ-GAN or a ruCLIP can make steps as the settings say."""
     from rudalle_lib.training.scorer import check_batch  # imports torch and peft
-    from rudalle_lib.training.vqgan import check_average
+    from rudalle_lib.training.vqgan import check_splits
 
     training, size = config.training, config.training.batch_size
     if config.trains == "vqgan":
-        check_average(training)
+        check_splits(training)
     if config.trains != "scorer":
         return
     check_batch(training)

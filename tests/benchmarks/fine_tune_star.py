@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -32,7 +33,9 @@ from rudalle_lib.demo.captions import russian_caption
 from rudalle_lib.demo.checker import Verdict
 from rudalle_lib.demo.checker import check as check_old
 from rudalle_lib.demo.scenes import Scene, random_scene
-from rudalle_lib.training.demo.quality import SEED, scenes_of
+from rudalle_lib.images.codecs import to_floats
+from rudalle_lib.training.demo.quality import SEED, chw, scenes_of
+from rudalle_lib.weights.loading import load_vqgan
 from tests.benchmarks import star_world
 from tests.benchmarks.documentation import TRAINING, write_block
 from tests.benchmarks.engine import RESULTS, ROOT, machine
@@ -104,6 +107,17 @@ def measure(tests: Tests, weights: WeightsConfig, decoder: str, vqgan: str) -> t
     return {kind: agreement(drawn[kind], tests[kind], checks[kind]) for kind in tests}, drawn
 
 
+def regularity(weights: WeightsConfig, vqgan: str) -> float:
+    """How alike the tokens of equal stars in different colours are, by a VQ-GAN."""
+    model = load_vqgan(vqgan, weights).model
+
+    def encode(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        parts = [model.encode(to_floats(part, -1.0, 1.0)) for part in chw(images).split(16)]
+        return torch.cat(parts).numpy()
+
+    return round(star_world.regularity(encode), 3)
+
+
 def configs(work: Path, sources: list[Figures], vqgan_steps: int, decoder_steps: int) -> Any:
     """The two fine-tunings."""
     common: Figures = {"seed": 1, "data": sources, "encoding": {"held_out": 0.0}}
@@ -112,7 +126,7 @@ def configs(work: Path, sources: list[Figures], vqgan_steps: int, decoder_steps:
         **common, "name": "star-vqgan", "output": str(work / "vqgan"), "trains": "vqgan",
         "training": {
             **training, "steps": vqgan_steps, "batch_size": 8, "learning_rate": 1.5e-3,
-            "vqgan": {"split_every": None},
+            "vqgan": {"split_every": None, "encoder_rate": 0.2},
         },
     })  # fmt: skip
     models = {
@@ -137,6 +151,7 @@ def table(figures: Figures) -> str:
         "new_held_out": "new, all never seen in this combination",
     }
     minutes = {name: part["minutes"] for name, part in figures["parts"].items()}
+    regular = figures["regularity"]
     lines = [
         f"{figures['measured']}:",
         "",
@@ -150,7 +165,9 @@ def table(figures: Figures) -> str:
         f"{figures['minutes']:.1f} minutes, {figures['core_minutes']:.1f} core-minutes: "
         f"{minutes['rehearsal']:.1f} minutes for drawing {figures['rehearsal']:,} images, "
         f"{minutes['vqgan']:.1f} for {figures['vqgan_steps']:,} steps of the VQ-GAN, "
-        f"{minutes['decoder']:.1f} for {figures['decoder_steps']:,} of the decoder.",
+        f"{minutes['decoder']:.1f} for {figures['decoder_steps']:,} of the decoder. "
+        f"{regular[0]:.0%} of the cells of stars had the token of most stars of that size before, "
+        f"{regular[1]:.0%} after it.",
     ]
     return "\n".join(lines)
 
@@ -165,7 +182,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/star"))
     parser.add_argument("--images", type=int, default=2000, help="the user's images")
     parser.add_argument("--rehearsal", type=int, default=1200, help="images that the demo draws")
-    parser.add_argument("--vqgan-steps", type=int, default=1000)
+    parser.add_argument("--vqgan-steps", type=int, default=1500)
     parser.add_argument("--decoder-steps", type=int, default=1500)
     parser.add_argument("--prompts", type=int, default=200, help="new, and as many old ones")
     options = parser.parse_args()
@@ -180,7 +197,10 @@ def main() -> None:
     rng = random.Random(21)
     known = [random_scene(rng) for _ in range(options.rehearsal)]
     with clock.part("rehearsal"):
-        rehearsal = draw_dataset(options.work / "rehearsal", known)
+        rehearsal = draw_dataset(
+            options.work / "rehearsal", known,
+            generate={"images": 2, "top_k": 0, "top_p": 0.98}, score={"keep_best": 1},
+        )  # fmt: skip
     sources: list[Figures] = [{"uri": user}, {"uri": rehearsal, "repeats": 2}]
     vqgan, decoder = configs(options.work, sources, options.vqgan_steps, options.decoder_steps)
     with clock.part("vqgan"):
@@ -205,6 +225,9 @@ def main() -> None:
         "decoder_steps": options.decoder_steps,
         "before": before,
         "after": after,
+        "regularity": [
+            regularity(WeightsConfig(), "demo-vqgan"), regularity(weights, "star-vqgan")
+        ],
     }
     text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"
     (options.work / "result.json").write_text(text, "utf-8")

@@ -10,7 +10,7 @@ that the demo held out.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -24,13 +24,17 @@ from rudalle_lib.demo.scenes import (
     COLOURS,
     RELATIONS,
     SHAPES,
+    SIDES,
     SIZES,
+    STEP,
     Combination,
     Figure,
+    Placement,
     Scene,
     is_held_out,
     place,
 )
+from rudalle_lib.training.demo.scene_tokens import PLAIN
 
 STAR, YELLOW = "star", "yellow"
 
@@ -78,6 +82,35 @@ def draw(scene: Scene, rng: random.Random) -> NDArray[np.uint8]:
 def check(image: NDArray[np.uint8], scene: Scene) -> Verdict:
     """Compare an image, uint8 [128, 128, 3], with the scene that it should show."""
     return check_figures(image, scene, ideals=(star_ideals,))
+
+
+def regularity(encode: Callable[[NDArray[np.uint8]], NDArray[np.int64]]) -> float:
+    """How alike the tokens of equal stars in different colours are.
+
+    Args:
+        encode: turns images, uint8 [N, 128, 128, 3], into tokens, int64 [N, 16, 16].
+
+    Returns:
+        The share of cells whose token is the one that most stars of that size have there. Tokens of
+        the plain colours of figure and background count as equal in all colours.
+    """
+    alike = total = 0
+    pairs = [(c, b) for c in COLOURS for b in (*BACKGROUNDS, YELLOW) if c != b]
+    for size, side in SIDES.items():
+        placed = [Placement(Figure(STAR, c, size), 20, 20, side, side) for c, _ in pairs]
+        images = [
+            drawing.draw_placements(b, [p], draw=mask) for (_, b), p in zip(pairs, placed, strict=True)
+        ]
+        first, last = 20 // STEP, -(-(20 + side) // STEP)
+        tokens = encode(np.stack(images))[:, first:last, first:last].copy()
+        for cells, (colour, background) in zip(tokens, pairs, strict=True):
+            cells[cells == PLAIN[colour]] = -1
+            cells[cells == PLAIN[background]] = -2
+        for column in tokens.reshape(len(pairs), -1).T:
+            if not (column == -1).all() and not (column == -2).all():
+                alike += np.unique(column, return_counts=True)[1].max()
+                total += len(column)
+    return float(alike / total)
 
 
 def new_combinations() -> list[Combination]:

@@ -199,6 +199,27 @@ def test_a_run_uses_the_weights_by_name_and_replays_bit_for_bit(
     assert "identical to the published file" in again.stdout
 
 
+def test_a_decoder_learns_the_tokens_of_a_fine_tuned_vqgan_and_a_run_uses_both(
+    make: Callable[..., FineTuneConfig], settings: dict[str, object], tmp_path: Path
+) -> None:
+    """Its output has another encoding, its samples the colours of that VQ-GAN, and a run both."""
+    vqgan, _ = run(make(tmp_path / "vqgan", name="eyes", trains="vqgan", training=OTHERS))
+    weights: dict[str, Any] = yaml.safe_load(vqgan.usage())["weights"]
+    stack = make(tmp_path).weights.model_dump()
+    decoder, _ = run(make(tmp_path / "decoder", vqgan="eyes", weights={**stack, **weights}))
+    assert decoder.base_weights["eyes"] == vqgan.files["model.safetensors"]
+    usage = yaml.safe_load(decoder.usage())
+    assert usage["decode"] == {"model": "eyes"} and set(usage["weights"]["models"]) == {
+        "eyes", "mine"
+    }  # fmt: skip
+    config = configure(settings, tmp_path / "out", **usage)
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert call("run", path).exit_code == 0
+    used = json.loads((tmp_path / "out" / "run.json").read_text())["weights"]
+    assert {"eyes", "mine"} <= set(used) and not {vqgan.base, decoder.base} & set(used)
+
+
 @pytest.mark.slow
 def test_an_output_on_s3_has_the_same_files_and_another_machine_goes_on(
     finished: tuple[Path, FineTuneRecord, list[Event]],

@@ -14,9 +14,10 @@ from rudalle_lib.config.fine_tune import EvaluationConfig, TrainingConfig
 from rudalle_lib.errors import SettingsError, StoppedError
 from rudalle_lib.images.codecs import to_floats
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
+from rudalle_lib.training.code_splits import Cells, look_at, split, worst_codes
 from rudalle_lib.training.decoder import TensorExamples
 from rudalle_lib.training.trainer import train
-from rudalle_lib.training.vqgan import Cells, VqganTask, look_at, split, worst_codes
+from rudalle_lib.training.vqgan import CERTAIN, VqganTask
 
 CONFIG = VqGanConfig(
     resolution=16,
@@ -124,6 +125,31 @@ def test_kept_codes_stay_bit_by_bit_and_new_colours_get_free_ones(
     assert error(model, squares(OLD, 16, seed=3)) < 2 * error(trained, squares(OLD, 16, seed=3))
 
 
+def test_an_encoder_that_learns_keeps_the_codes_that_it_was_certain_of(
+    trained: VqGan, tmp_path: Path
+) -> None:
+    model = copied(trained)
+    both = TensorExamples(
+        {"image": torch.cat([squares(OLD, 24).tensors["image"], squares(NEW, 24).tensors["image"]])}
+    )
+    training = settings(steps=120, split_every=None, encoder_rate=0.3)
+    new, old = (to_floats(squares(c, 16, seed=3).tensors["image"], -1.0, 1.0) for c in (NEW, OLD))
+    task = VqganTask(model, both, training)
+    figures: list[dict[str, float]] = []
+    train(
+        task, training, work=tmp_path, device="cpu", on_figures=lambda _, one: figures.append(one)
+    )
+    assert torch.equal(*(m.quantize.embed.weight[task.kept] for m in (trained, model)))
+    assert not torch.equal(trained.encoder.conv_in.weight, model.encoder.conv_in.weight)
+    certain = trained.code_logits(trained.encode_features(old)).softmax(1).amax(1) > CERTAIN
+    assert certain.float().mean() > 0.5
+    same = model.encode(old) == trained.encode(old)
+    assert same[certain].float().mean() > 0.99
+    assert figures[-1]["changed"] < 0.02 and "known" in figures[-1]
+    assert not torch.equal(model.encode(new), trained.encode(new))
+    assert error(model, squares(NEW, 16, seed=3)) < 0.5 * error(trained, squares(NEW, 16, seed=3))
+
+
 def test_learnt_weights_load_in_the_published_layout(trained: VqGan) -> None:
     other = tiny_vqgan(seed=5)
     other.load_state_dict(trained.state_dict(), strict=True)
@@ -131,8 +157,17 @@ def test_learnt_weights_load_in_the_published_layout(trained: VqGan) -> None:
     assert torch.equal(other.encode(images), trained.encode(images))
 
 
-def test_a_resumed_training_learns_the_same(trained: VqGan, tmp_path: Path) -> None:
-    training = settings(steps=12, split_every=4, used_images=16, split_images=16)
+@pytest.mark.parametrize(
+    "codes",
+    [
+        {"split_every": 4, "used_images": 16, "split_images": 16},
+        {"split_every": None, "encoder_rate": 0.5},
+    ],
+)
+def test_a_resumed_training_learns_the_same(
+    trained: VqGan, tmp_path: Path, codes: dict[str, Any]
+) -> None:
+    training = settings(steps=12, **codes)
 
     def learn(work: Path, stop: Callable[[], bool] | None = None) -> dict[str, Tensor]:
         task = VqganTask(copied(trained), squares(NEW, 32), training)
@@ -150,8 +185,9 @@ def test_the_choice_is_that_of_the_network_and_lets_gradients_through() -> None:
     model = tiny_vqgan()
     task = VqganTask(model, squares(OLD, 8), settings(keep_codes=False, split_every=None))
     features = torch.randn(2, 8, 4, 4, requires_grad=True)
-    quantised, commitment = task._quantise(model, features)
-    chosen = model.code_logits(features).argmax(1)
+    logits = model.code_logits(features)
+    quantised, commitment = task._quantise(model, logits)
+    chosen = logits.argmax(1)
     assert torch.allclose(quantised, model.embed_codes(chosen), atol=1e-6)
     quantised.square().sum().backward()
     assert features.grad is not None and features.grad.abs().sum() > 0
@@ -162,8 +198,8 @@ def test_noise_chooses_codes_by_chance() -> None:
     model = tiny_vqgan()
     training = settings(keep_codes=False, split_every=None, noise=True)
     task = VqganTask(model, squares(OLD, 8), training)
-    features = torch.randn(1, 8, 4, 4)
-    assert not torch.equal(task._quantise(model, features)[0], task._quantise(model, features)[0])
+    logits = model.code_logits(torch.randn(1, 8, 4, 4))
+    assert not torch.equal(task._quantise(model, logits)[0], task._quantise(model, logits)[0])
 
 
 def test_an_unused_code_takes_the_bad_cells_of_the_worst() -> None:
@@ -200,7 +236,13 @@ def test_a_decoder_of_wavelets_is_refused() -> None:
         VqganTask(tiny_vqgan(dwt=True), squares(OLD, 2), settings())
 
 
-def test_an_average_does_not_go_with_splits() -> None:
-    training = settings().model_copy(update={"average": 0.9})
-    with pytest.raises(SettingsError, match="split"):
+@pytest.mark.parametrize(
+    ("training", "key"),
+    [
+        (settings().model_copy(update={"average": 0.9}), "training.average"),
+        (settings(encoder_rate=0.2), "training.vqgan.encoder_rate"),
+    ],
+)
+def test_what_contradicts_splits_is_refused(training: TrainingConfig, key: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{key} .*split_every: null$"):
         VqganTask(tiny_vqgan(), squares(OLD, 2), training)
