@@ -144,8 +144,8 @@ class VqganTrainingConfig(Section):
     keep_codes: bool = Field(
         default=True,
         description="Codes that images of the data use stay as they are, for a decoder that knows "
-        "them. List a dataset of what that decoder can draw, too: codes that no image uses are free "
-        "for something new.",
+        "them. List a dataset of what that decoder can draw, too: codes that no image uses are "
+        "free for something new.",
     )
     encoder_rate: float = Field(
         default=0.0,

@@ -81,7 +81,9 @@ class VqganTask(Task):
         if self.settings.keep_codes:
             self.kept = self._used(0)
             self._keep()
-        self._known = copy.deepcopy(model).eval().requires_grad_(False) if learns(training) else None
+        self._known: VqGan | None = None
+        if learns(training):
+            self._known = copy.deepcopy(model).eval().requires_grad_(False)
         self._split_codes(0)
 
     def batch(self, step: int, rows: range) -> Batch:

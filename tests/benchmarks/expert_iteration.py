@@ -2,9 +2,9 @@
 
     nice -n 5 python -m tests.benchmarks.expert_iteration --work runs/expert
 
-Each round draws several images per prompt, with `top_p` lower than usual, publishes the one that
-ruCLIP likes best, and fine-tunes the decoder on what was published. There is no other data, and the
-checker chooses nothing: it only measures, images that are drawn with the usual settings. Prompts show combinations that the demo was trained on. The test prompts, those of
+Each round draws several images per prompt, publishes the one that ruCLIP likes best, and fine-tunes
+the decoder on what was published. There is no other data, and the checker chooses nothing: it only
+measures. Prompts show combinations that the demo was trained on. The test prompts, those of
 `rudalle_lib/demo/quality.json`, show combinations that are held out, and none of these is drawn
 for training. What is done already is not repeated. The results are `results/expert_iteration.json`
 and a table in `docs/training.md`.
@@ -55,9 +55,7 @@ def play_round(work: Path, number: int, name: str, models: Models, options: Any)
     scenes = [random_scene(rng) for _ in range(options.drawn)]
     drawn = draw_dataset(
         work / f"drawn-{number}", scenes,
-        generate={
-            "model": name, "images": options.candidates, "top_k": 0, "top_p": options.top_p
-        },
+        generate={"model": name, "images": options.candidates, "top_k": 0, "top_p": 0.98},
         score={"keep_best": 1},
         weights={"models": models},
     )  # fmt: skip
@@ -66,8 +64,8 @@ def play_round(work: Path, number: int, name: str, models: Models, options: Any)
         "base": name, "data": [{"uri": drawn}], "weights": {"models": models},
         "encoding": {"held_out": 0.0},
         "training": {
-            "steps": options.steps, "batch_size": 16, "learning_rate": options.rate, "warmup_steps": 10,
-            "average": 0.99, "dtype": "bfloat16",
+            "steps": options.steps, "batch_size": 16, "learning_rate": options.rate,
+            "warmup_steps": 10, "average": 0.99, "dtype": "bfloat16",
         },
     }))  # fmt: skip
 
@@ -91,11 +89,10 @@ def main() -> None:
     """Run the command line: iterate, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("runs/expert"))
-    parser.add_argument("--drawn", type=int, default=3000, help="prompts that a round draws")
+    parser.add_argument("--drawn", type=int, default=4000, help="prompts that a round draws")
     parser.add_argument("--candidates", type=int, default=4, help="images per prompt")
-    parser.add_argument("--steps", type=int, default=600, help="steps of each fine-tuning")
-    parser.add_argument("--rate", type=float, default=3e-4, help="learning rate")
-    parser.add_argument("--top-p", type=float, default=0.9, help="of the images that are drawn")
+    parser.add_argument("--steps", type=int, default=1000, help="steps of each fine-tuning")
+    parser.add_argument("--rate", type=float, default=1.5e-4, help="learning rate")
     parser.add_argument("--prompts", type=int, default=200, help="test prompts")
     parser.add_argument("--replicas", type=int, default=4, help="images per test prompt")
     options = parser.parse_args()

@@ -226,7 +226,8 @@ def main() -> None:
         "before": before,
         "after": after,
         "regularity": [
-            regularity(WeightsConfig(), "demo-vqgan"), regularity(weights, "star-vqgan")
+            regularity(WeightsConfig(), "demo-vqgan"),
+            regularity(weights, "star-vqgan"),
         ],
     }
     text = json.dumps(figures, indent=1, ensure_ascii=False) + "\n"

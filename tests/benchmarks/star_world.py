@@ -84,33 +84,42 @@ def check(image: NDArray[np.uint8], scene: Scene) -> Verdict:
     return check_figures(image, scene, ideals=(star_ideals,))
 
 
-def regularity(encode: Callable[[NDArray[np.uint8]], NDArray[np.int64]]) -> float:
-    """How alike the tokens of equal stars in different colours are.
+Encode = Callable[[NDArray[np.uint8]], NDArray[np.int64]]
+"""Turns images, uint8 [N, 128, 128, 3], into tokens, int64 [N, 16, 16]."""
 
-    Args:
-        encode: turns images, uint8 [N, 128, 128, 3], into tokens, int64 [N, 16, 16].
+
+def star_tokens(size: str, encode: Encode) -> NDArray[np.int64]:
+    """The tokens of a star in all colours, on all backgrounds, at one place.
 
     Returns:
-        The share of cells whose token is the one that most stars of that size have there. Tokens of
-        the plain colours of figure and background count as equal in all colours.
+        int64 [pairs of colours, cells]; those of plain figure are -1, those of plain background -2.
     """
-    alike = total = 0
+    side, corner = SIDES[size], 20
     pairs = [(c, b) for c in COLOURS for b in (*BACKGROUNDS, YELLOW) if c != b]
-    for size, side in SIDES.items():
-        placed = [Placement(Figure(STAR, c, size), 20, 20, side, side) for c, _ in pairs]
-        images = [
-            drawing.draw_placements(b, [p], draw=mask) for (_, b), p in zip(pairs, placed, strict=True)
-        ]
-        first, last = 20 // STEP, -(-(20 + side) // STEP)
-        tokens = encode(np.stack(images))[:, first:last, first:last].copy()
-        for cells, (colour, background) in zip(tokens, pairs, strict=True):
-            cells[cells == PLAIN[colour]] = -1
-            cells[cells == PLAIN[background]] = -2
-        for column in tokens.reshape(len(pairs), -1).T:
-            if not (column == -1).all() and not (column == -2).all():
-                alike += np.unique(column, return_counts=True)[1].max()
-                total += len(column)
-    return float(alike / total)
+    stars = [Placement(Figure(STAR, c, size), corner, corner, side, side) for c, _ in pairs]
+    images = [
+        drawing.draw_placements(b, [star], draw=mask)
+        for (_, b), star in zip(pairs, stars, strict=True)
+    ]
+    first, last = corner // STEP, -(-(corner + side) // STEP)
+    tokens = encode(np.stack(images))[:, first:last, first:last].reshape(len(pairs), -1).copy()
+    for cells, (colour, background) in zip(tokens, pairs, strict=True):
+        cells[cells == PLAIN[colour]] = -1
+        cells[cells == PLAIN[background]] = -2
+    return tokens
+
+
+def regularity(encode: Encode) -> float:
+    """How alike the tokens of equal stars in different colours are.
+
+    Returns:
+        The share of cells with an edge whose token is the one that most stars of that size have
+        there.
+    """
+    cells = [cell for size in SIZES for cell in star_tokens(size, encode).T]
+    edges = [cell for cell in cells if not (cell == cell[0]).all() or cell[0] >= 0]
+    most = [np.unique(edge, return_counts=True)[1].max() for edge in edges]
+    return float(np.mean(most) / len(edges[0]))
 
 
 def new_combinations() -> list[Combination]:

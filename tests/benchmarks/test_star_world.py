@@ -7,12 +7,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from rudalle_lib.demo import drawing
 from rudalle_lib.demo.captions import russian_caption
 from rudalle_lib.demo.checker import check as check_without_stars
 from rudalle_lib.demo.drawing import draw_placements
 from rudalle_lib.demo.scenes import BACKGROUNDS, COLOURS, SIZES, Figure, Placement, Scene
+from rudalle_lib.training.demo.scene_tokens import PLAIN
 from tests.benchmarks import star_world
 from tests.benchmarks.star_world import STAR, YELLOW
 from tests.support.scene_renders import degraded
@@ -70,3 +72,21 @@ def test_captions() -> None:
     assert russian_caption(Scene(YELLOW, pair, "left_of")) == (
         "маленькая белая звезда слева от большой красной звезды на жёлтом фоне"
     )
+
+
+def test_regularity_is_the_share_of_cells_with_the_most_frequent_token() -> None:
+    def of_edges(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Equal tokens for all colours: plain ones, and one for each number of edge pixels."""
+        cells = images.reshape(-1, 16, 8, 16, 8, 3).swapaxes(2, 3).reshape(-1, 16, 16, 64, 3)
+        plain = np.array([drawing.PALETTE[colour] for colour in PLAIN])
+        codes = np.abs(cells[..., :1, :] - plain).sum(-1).argmin(-1)
+        differing = (cells != cells[..., :1, :]).any(-1).sum(-1)
+        return np.where(differing > 0, 100 + differing, codes)
+
+    def by_chance(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+        tokens = of_edges(images)
+        noise = np.random.default_rng(1).integers(100, 10_000, tokens.shape)
+        return np.where(tokens >= 100, noise, tokens)
+
+    assert star_world.regularity(of_edges) == 1
+    assert star_world.regularity(by_chance) < 0.1
