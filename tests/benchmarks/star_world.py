@@ -98,7 +98,7 @@ def star_tokens(size: str, encode: Encode) -> NDArray[np.int64]:
     pairs = [(c, b) for c in COLOURS for b in (*BACKGROUNDS, YELLOW) if c != b]
     stars = [Placement(Figure(STAR, c, size), corner, corner, side, side) for c, _ in pairs]
     images = [
-        drawing.draw_placements(b, [star], draw=mask)
+        drawing.draw_placements(b, (star,), draw=mask)
         for (_, b), star in zip(pairs, stars, strict=True)
     ]
     first, last = corner // STEP, -(-(corner + side) // STEP)
