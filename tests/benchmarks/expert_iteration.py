@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="steps of each fine-tuning")
     parser.add_argument("--rate", type=float, default=1.5e-4, help="learning rate")
     parser.add_argument("--prompts", type=int, default=200, help="test prompts")
-    parser.add_argument("--replicas", type=int, default=4, help="images per test prompt")
+    parser.add_argument("--replicas", type=int, default=8, help="images per test prompt")
     options = parser.parse_args()
     measured = (options.prompts, options.replicas)
     models: Models = {}
@@ -109,8 +109,8 @@ def main() -> None:
         row = {
             "round": number,
             "agreement": agreement(name, models, *measured),
-            "minutes": clock.total(),
-            "core_minutes": clock.total("core_minutes"),
+            "minutes": clock.total(until=f"round {number}"),
+            "core_minutes": clock.total("core_minutes", until=f"round {number}"),
         }
         print(row, flush=True)
         rows.append(row)

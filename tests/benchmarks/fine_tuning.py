@@ -51,9 +51,11 @@ class Clock:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(self.parts, indent=1) + "\n", "utf-8")
 
-    def total(self, key: str = "minutes") -> float:
-        """The `minutes` or `core_minutes` of all parts."""
-        return round(sum(part[key] for part in self.parts.values()), 1)
+    def total(self, key: str = "minutes", until: str | None = None) -> float:
+        """The `minutes` or `core_minutes` of all parts, or of those up to one of them."""
+        names = list(self.parts)
+        counted = names if until is None else names[: names.index(until) + 1]
+        return round(sum(self.parts[name][key] for name in counted), 1)
 
 
 def _core_seconds() -> float:
