@@ -1,4 +1,4 @@
-"""The sections of what a run reads: its prompt table and its weights."""
+"""The sections of what is read: a prompt table, datasets to learn from, weights."""
 
 from __future__ import annotations
 
@@ -176,6 +176,63 @@ class PromptsConfig(Section):
         if len(set(columns.values())) < len(columns):
             raise ValueError("two names are mapped to the same column")
         return columns
+
+
+class SourceConfig(Section):
+    """One dataset to learn from."""
+
+    uri: Url = Field(
+        description="A dataset that rudalle-flows made, in any of its forms; a Hugging Face image "
+        "dataset; a folder of images with captions in a text file each or in a metadata file; or a "
+        "table with the path or URL of each image. A local path or a URL, for example "
+        "s3://bucket/dataset."
+    )
+    caption: str | None = Field(
+        default=None,
+        description="Column of the captions; null finds text_ru, text, caption or prompt.",
+    )
+    image: str | None = Field(
+        default=None,
+        description="Column of the images, or of their paths; null finds it.",
+    )
+    limit: Positive | None = Field(
+        default=None,
+        description="Read only the first rows, those that cannot be used included; null reads all.",
+    )
+    split: str | None = Field(
+        default=None,
+        description="Split to read, such as train. null leaves out the splits for validation and "
+        "test if there is another one.",
+    )
+    repeats: Positive = Field(
+        default=1,
+        description="How often each of its images is seen for every time that an image of a "
+        "dataset with 1 is seen.",
+    )
+    allow_private_hosts: bool = Field(
+        default=False,
+        description="Allow rows to name images on web servers in private networks and on this "
+        "machine. Only for tables that you trust.",
+    )
+    connect_seconds: Seconds = Field(
+        default=10.0, description="The most seconds for connecting to the server of an image."
+    )
+    read_seconds: Seconds = Field(
+        default=30.0, description="The most seconds between two parts of its answer."
+    )
+    total_seconds: Seconds = Field(
+        default=120.0,
+        description="The most seconds for one image. One that takes longer is left out.",
+    )
+
+    def reading(self, rows: bool = False) -> Reading:
+        """The rules for reading the files of the dataset, or what its rows name."""
+        return Reading(
+            connect_seconds=self.connect_seconds,
+            read_seconds=self.read_seconds,
+            total_seconds=self.total_seconds,
+            private_hosts=self.allow_private_hosts or not rows,
+        )
 
 
 class NamedWeights(Section):

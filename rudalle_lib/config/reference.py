@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from rudalle_lib import registry
 from rudalle_lib.config.base import OWN_NAME
-from rudalle_lib.config.fine_tune import FineTuneConfig, SourceConfig
+from rudalle_lib.config.fine_tune import FineTuneConfig
+from rudalle_lib.config.inputs import SourceConfig
 from rudalle_lib.config.run import RunConfig
 from rudalle_lib.config.selection import Rule, SelectConfig
 

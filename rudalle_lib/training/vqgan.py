@@ -6,10 +6,9 @@ Poole, arXiv:1611.01144).
 
 Codes that a decoder knows can stay as they are (`keep_codes`). The encoder does not learn then, and
 unused codes can take over what is reconstructed badly (`code_splits`). Or the encoder learns, but
-cells whose code it was certain of must keep it, by cross-entropy. Such cells are what the network
-knows. It chooses codes of new content nearly by chance, and for the same edge in another place or
-colour another one, so that a decoder learns little from an image. With gradients from the
-reconstruction the choice becomes more regular.
+cells whose code it was certain of must keep it, by cross-entropy. It is uncertain of new content:
+the same edge in another place or colour gets another code, so that a decoder learns little from an
+image. With gradients from the reconstruction the choice becomes more regular.
 
 There is no perceptual loss, because those of `lpips`, `piq` and `torchmetrics` need torchvision and
 download weights. The error of the differences between neighbouring pixels keeps edges crisp.
@@ -126,15 +125,18 @@ class VqganTask(Task):
     def optimizers(self, training: TrainingConfig) -> Sequence[torch.optim.Optimizer]:
         """Return AdamW; logits of codes have no weight decay, which would change the choice."""
         model, rate = self.model, training.learning_rate
-        slow = rate * self.settings.encoder_rate if self._known is not None else rate
-        encoder = [*model.encoder.parameters(), *model.quant_conv.parameters()]
-        decoder = [model.quantize.embed.weight, *model.post_quant_conv.parameters()]
-        groups: list[dict[str, Any]] = [
-            {"params": [*decoder, *model.decoder.parameters()], "lr": rate},
-            {"params": [p for p in encoder if p.requires_grad], "lr": slow},
-            {"params": [*model.quantize.proj.parameters()], "lr": slow, "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
+        logits: dict[str, Any] = {
+            "params": list(model.quantize.proj.parameters()), "weight_decay": 0.0
+        }  # fmt: skip
+        groups = [logits]
+        if self._known is not None:
+            encoder = [*model.encoder.parameters(), *model.quant_conv.parameters()]
+            groups.append({"params": encoder})
+            for group in groups:
+                group["lr"] = rate * self.settings.encoder_rate
+        own = {id(p) for group in groups for p in group["params"]}
+        learnt = [p for p in model.parameters() if p.requires_grad and id(p) not in own]
+        groups.insert(0, {"params": learnt})
         return [torch.optim.AdamW(groups, rate, (0.9, 0.99), weight_decay=training.weight_decay)]
 
     def after_step(self, step: int) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rudalle_lib.config.fine_tune import FineTuneConfig, SourceConfig
+from rudalle_lib.config.fine_tune import FineTuneConfig
+from rudalle_lib.config.inputs import SourceConfig
 
 CAPTIONS = ("красный круг", "синий квадрат", "белая полоса", "зелёный крест", "чёрный овал")
 """Captions of the images of `image_bytes`, in order."""

@@ -20,7 +20,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from rudalle_lib.config.fine_tune import FineTuneConfig, SourceConfig
+from rudalle_lib.config.fine_tune import FineTuneConfig
+from rudalle_lib.config.inputs import SourceConfig
 from rudalle_lib.dataset import layout
 from rudalle_lib.digests import digest_of
 from rudalle_lib.errors import (

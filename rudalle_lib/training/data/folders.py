@@ -7,7 +7,7 @@ from functools import partial
 from itertools import groupby
 from pathlib import PurePosixPath
 
-from rudalle_lib.config.fine_tune import SourceConfig
+from rudalle_lib.config.inputs import SourceConfig
 from rudalle_lib.training.data.listing import File
 from rudalle_lib.training.data.rejects import RejectedError
 from rudalle_lib.training.data.rows import IMAGE_SUFFIXES, BadRow, FoundRow, Row, read_caption

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 
-from rudalle_lib.config.fine_tune import SourceConfig
+from rudalle_lib.config.inputs import SourceConfig
 from rudalle_lib.dataset.manifests import finished_shards, read_shard_manifest
 from rudalle_lib.dataset.reader import PublishedImages, is_archive
 from rudalle_lib.dataset.splits import COLUMN as SPLIT_COLUMN

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rudalle_lib.config.fine_tune import SourceConfig
+from rudalle_lib.config.inputs import SourceConfig
 from rudalle_lib.errors import DataError
 from rudalle_lib.storage import bounds
 from rudalle_lib.storage.errors import public_url, translate_errors

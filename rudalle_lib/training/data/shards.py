@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 
-from rudalle_lib.config.fine_tune import SourceConfig
+from rudalle_lib.config.inputs import SourceConfig
 from rudalle_lib.digests import digest_of
 from rudalle_lib.storage.errors import translate_errors
 from rudalle_lib.training.data.rows import BadRow, Row

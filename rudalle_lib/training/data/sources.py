@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
-from rudalle_lib.config.fine_tune import SourceConfig
+from rudalle_lib.config.inputs import SourceConfig
 from rudalle_lib.dataset import layout
 from rudalle_lib.errors import DataError
 from rudalle_lib.storage import bounds

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote, urljoin
 
-from rudalle_lib.config.fine_tune import SourceConfig
+from rudalle_lib.config.inputs import SourceConfig
 from rudalle_lib.errors import DataError, PromptError, StorageError
 from rudalle_lib.images.codecs import MAX_BYTES
 from rudalle_lib.prompts.blocks import Block, Columns, TableOptions

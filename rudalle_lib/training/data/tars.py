@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from rudalle_lib.config.fine_tune import SourceConfig
+from rudalle_lib.config.inputs import SourceConfig
 from rudalle_lib.dataset.archives import PLAIN_FILES
 from rudalle_lib.digests import digest_of_bytes
 from rudalle_lib.errors import DamagedError, StorageError

@@ -14,7 +14,6 @@ from rudalle_lib.config.fine_tune import EvaluationConfig, TrainingConfig
 from rudalle_lib.errors import SettingsError, StoppedError
 from rudalle_lib.images.codecs import to_floats
 from rudalle_lib.models.vqgan import VqGan, VqGanConfig
-from rudalle_lib.training.code_splits import Cells, look_at, split, worst_codes
 from rudalle_lib.training.decoder import TensorExamples
 from rudalle_lib.training.trainer import train
 from rudalle_lib.training.vqgan import CERTAIN, VqganTask
@@ -200,35 +199,6 @@ def test_noise_chooses_codes_by_chance() -> None:
     task = VqganTask(model, squares(OLD, 8), training)
     logits = model.code_logits(torch.randn(1, 8, 4, 4))
     assert not torch.equal(task._quantise(model, logits)[0], task._quantise(model, logits)[0])
-
-
-def test_an_unused_code_takes_the_bad_cells_of_the_worst() -> None:
-    model = tiny_vqgan()
-    generator = torch.Generator().manual_seed(0)
-    good, bad = torch.zeros(60, 8), torch.zeros(40, 8)
-    good[:, 0], bad[:, 0] = 1.0, -1.0
-    features = torch.cat([good, bad]) + 0.1 * torch.randn(100, 8, generator=generator)
-    logits = model.code_logits(features.T[None, :, :, None])[0, :, :, 0].T.detach()
-    code = int(logits.mean(0).argmax())
-    with torch.no_grad():
-        bias = model.quantize.get_parameter("proj.bias")
-        bias[code] += 10  # all cells choose it
-        logits[:, code] += 10
-    errors = torch.cat([torch.full((60,), 0.01), torch.full((40,), 0.5)])
-    cells = Cells(features, logits.argmax(1), logits.max(1).values, errors)
-    assert worst_codes(cells, most=3) == [code]
-    new = (code + 1) % 12
-    split(model, cells, [code], [new])
-    codes = model.code_logits(features.T[None, :, :, None]).argmax(1).flatten()
-    assert (codes[:60] == code).all() and (codes[60:] == new).all()
-    assert torch.equal(model.quantize.embed.weight[new], model.quantize.embed.weight[code])
-
-
-def test_what_is_reconstructed_well_is_not_split(trained: VqGan) -> None:
-    cells = look_at(trained, [to_floats(squares(OLD, 4).tensors["image"], -1.0, 1.0)])
-    assert cells.features.shape == (4 * 64, 8)
-    even = Cells(cells.features, cells.codes, cells.logits, torch.full_like(cells.errors, 0.01))
-    assert worst_codes(even, most=5) == []
 
 
 def test_a_decoder_of_wavelets_is_refused() -> None:

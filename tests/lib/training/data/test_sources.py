@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import HfFileSystem, constants
 
-from rudalle_lib.config.fine_tune import SourceConfig
+from rudalle_lib.config.inputs import SourceConfig
 from rudalle_lib.errors import DataError, StorageError
 from rudalle_lib.images.codecs import decode_image
 from rudalle_lib.storage.storage import Storage
