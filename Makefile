@@ -48,8 +48,10 @@ ui: $(BASE) ## Prefect's pages with the demo run already in them, at http://127.
 screenshots: $(DEV) chromium ## make the README's images of Prefect's pages and the gallery
 	@$(BIN)/python -m tests.ui.screenshots --config $(CONFIG)
 
+# Threads that wait actively take the cores from the other process: two files with trainings took more
+# than ten minutes instead of one.
 test: $(DEV) chromium exiftool azurite ## the default tests, two files at once; a failed one is repeated once and named: no GPU, no published weights
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 -rR
+	@OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --reruns 1 -rR
 
 chaos: $(DEV) ## break runs on purpose, at length: kills, pauses, power cuts, faults, hostile input (an hour)
 	@$(BIN)/python -m pytest -q -m chaos tests
