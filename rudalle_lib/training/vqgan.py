@@ -81,7 +81,7 @@ class VqganTask(Task):
             self.kept = self._used(0)
             self._keep()
         self._known: VqGan | None = None
-        if learns(training):
+        if encoder_learns(training):
             self._known = copy.deepcopy(model).eval().requires_grad_(False)
         self._split_codes(0)
 
@@ -245,7 +245,7 @@ class VqganTask(Task):
             split(self.model, cells, worst, free[: len(worst)].tolist())
 
 
-def learns(training: TrainingConfig) -> bool:
+def encoder_learns(training: TrainingConfig) -> bool:
     """Whether the encoder learns although codes are kept."""
     return training.vqgan.keep_codes and training.vqgan.encoder_rate > 0
 
@@ -260,7 +260,7 @@ def check_splits(training: TrainingConfig) -> None:
         return
     for key, found, contradicts, why in (
         ("average", training.average, training.average > 0, "mix codes from before and after"),
-        ("vqgan.encoder_rate", training.vqgan.encoder_rate, learns(training), "undo"),
+        ("vqgan.encoder_rate", training.vqgan.encoder_rate, encoder_learns(training), "undo"),
     ):
         if contradicts:
             raise SettingsError(
@@ -285,7 +285,7 @@ def check_reconstructs(sizes: VqGanConfig, name: str = "the VQ-GAN") -> None:
 def prepare_vqgan(model: VqGan, training: TrainingConfig) -> VqGan:
     """Let a VQ-GAN learn, in place: all of it, or all but its encoder."""
     model.requires_grad_(True)
-    if training.vqgan.keep_codes and not learns(training):
+    if training.vqgan.keep_codes and not encoder_learns(training):
         model.encoder.requires_grad_(False)
         model.quant_conv.requires_grad_(False)
     return model

@@ -27,16 +27,13 @@ from rudalle_lib.training.demo.quality import SEED, draw, scenes_of
 from rudalle_lib.weights.loading import load_vqgan
 from tests.benchmarks.documentation import TRAINING, write_block
 from tests.benchmarks.engine import RESULTS, machine
-from tests.benchmarks.fine_tuning import Clock, draw_dataset, fine_tune
+from tests.benchmarks.fine_tuning import Clock, Models, draw_dataset, fine_tune
 
 PATH = RESULTS / "expert_iteration.json"
 MARK = "expert"
 """Name of the block in the documentation."""
 
 ROUNDS = 2
-
-Models = dict[str, dict[str, str]]
-"""Weights by name, as in `weights.models`."""
 
 
 def agreement(name: str, models: Models, prompts: int, replicas: int) -> float:
@@ -53,12 +50,7 @@ def play_round(work: Path, number: int, name: str, models: Models, options: Any)
     """Draw with a decoder, fine-tune it on what was chosen; return the folder of the new one."""
     rng = random.Random(f"expert {number}")
     scenes = [random_scene(rng) for _ in range(options.drawn)]
-    drawn = draw_dataset(
-        work / f"drawn-{number}", scenes,
-        generate={"model": name, "images": options.candidates, "top_k": 0, "top_p": 0.98},
-        score={"keep_best": 1},
-        weights={"models": models},
-    )  # fmt: skip
+    drawn = draw_dataset(work / f"drawn-{number}", scenes, options.candidates, name, models)
     return fine_tune(FineTuneConfig.model_validate({
         "name": f"expert-{number}", "seed": number, "output": str(work / f"tuned-{number}"),
         "base": name, "data": [{"uri": drawn}], "weights": {"models": models},

@@ -4,10 +4,10 @@
 
 The user's images show stars, in all colours, and a yellow background (`star_world`). The images
 that remind the networks of what they can do are drawn by a run of the demo. First the VQ-GAN learns
-to draw both kinds from its codes, which stay. Then the decoder learns. One image per prompt is
-checked, before and after, of old and of new prompts. What is done already is not
-repeated. The results are `results/fine_tune_star.json`, `docs/fine_tune_star.webp`, and a table in
-`docs/training.md`.
+to draw both kinds from its codes, which stay, and its encoder to choose among them. Then the
+decoder learns. One image per prompt is checked, before and after, of old and of new prompts. What
+is done already is not repeated. The results are `results/fine_tune_star.json`,
+`docs/fine_tune_star.webp`, and a table in `docs/training.md`.
 """
 
 from __future__ import annotations
@@ -197,10 +197,7 @@ def main() -> None:
     rng = random.Random(21)
     known = [random_scene(rng) for _ in range(options.rehearsal)]
     with clock.part("rehearsal"):
-        rehearsal = draw_dataset(
-            options.work / "rehearsal", known,
-            generate={"images": 2, "top_k": 0, "top_p": 0.98}, score={"keep_best": 1},
-        )  # fmt: skip
+        rehearsal = draw_dataset(options.work / "rehearsal", known, candidates=2)
     sources: list[Figures] = [{"uri": user}, {"uri": rehearsal, "repeats": 2}]
     vqgan, decoder = configs(options.work, sources, options.vqgan_steps, options.decoder_steps)
     with clock.part("vqgan"):

@@ -23,6 +23,9 @@ from rudalle_lib.training.demo.quality import draw
 from rudalle_lib.weights.loading import load_vqgan
 from tests.support.finished_run import finish
 
+Models = dict[str, dict[str, str]]
+"""Weights by name, as in `weights.models`."""
+
 
 class Clock:
     """Minutes of the parts of a benchmark: of the clock, and of all cores together.
@@ -63,13 +66,21 @@ def _core_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def draw_dataset(folder: Path, scenes: Sequence[Scene], **settings: dict[str, Any]) -> str:
-    """Draw a dataset by a run of the demo, or go on with it; return its path.
+def draw_dataset(
+    folder: Path,
+    scenes: Sequence[Scene],
+    candidates: int,
+    decoder: str = "demo-dalle",
+    models: Models | None = None,
+) -> str:
+    """Draw a dataset by a run, or go on with it; return its path.
 
     Args:
         folder: for the prompt table and the output.
         scenes: a prompt each; equal ones count once.
-        settings: sections of the configuration that differ from those here.
+        candidates: images that are drawn per prompt; ruCLIP chooses one.
+        decoder: the decoder that draws.
+        models: weights that it needs, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     table = folder / "prompts.csv"
@@ -77,11 +88,11 @@ def draw_dataset(folder: Path, scenes: Sequence[Scene], **settings: dict[str, An
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["prompt"], *([caption] for caption in captions)])
     sections: dict[str, Any] = {
-        "generate": {"images": 1, "top_k": 0, "top_p": 0.98},
-        "score": {"keep_best": None},
+        "generate": {"model": decoder, "images": candidates, "top_k": 0, "top_p": 0.98},
+        "score": {"keep_best": 1},
+        "weights": {"models": models or {}},
         "upscale": {"model": None},
         "publish": {"gallery": False, "contact_sheet": 0},
-        **settings,
     }
     output = folder / "output"
     finish(RunConfig.model_validate({

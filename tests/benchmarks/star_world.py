@@ -1,8 +1,8 @@
 """What a user of the demo might add to it: stars, and a yellow background.
 
-The demo's decoder has drawn neither. Its VQ-GAN can reconstruct both, because stars are made of
-edges that other figures have, too, and yellow is a colour of figures. A star has eight points: a
-square and the same square on its corner, whose corners lie on the grid of cells. A fifth of the new
+The demo's decoder has drawn neither. Its VQ-GAN has codes for both: many edges of stars are those
+of other figures, and yellow is a colour of figures. A star has eight points: a square and the same
+square on its corner, whose corners lie on the grid of cells. A fifth of the new
 (shape, colour, background) combinations is held out, as in the demo's own world, and so are those
 that the demo held out.
 """

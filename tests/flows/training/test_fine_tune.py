@@ -202,7 +202,6 @@ def test_a_run_uses_the_weights_by_name_and_replays_bit_for_bit(
 def test_a_decoder_learns_the_tokens_of_a_fine_tuned_vqgan_and_a_run_uses_both(
     make: Callable[..., FineTuneConfig], settings: dict[str, object], tmp_path: Path
 ) -> None:
-    """Its output has another encoding, its samples the colours of that VQ-GAN, and a run both."""
     vqgan, _ = run(make(tmp_path / "vqgan", name="eyes", trains="vqgan", training=OTHERS))
     weights: dict[str, Any] = yaml.safe_load(vqgan.usage())["weights"]
     stack = make(tmp_path).weights.model_dump()

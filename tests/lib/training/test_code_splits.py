@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from rudalle_lib.models.vqgan import VqGan, VqGanConfig
+from rudalle_lib.models.vqgan import VqGan
 from rudalle_lib.training.code_splits import Cells, look_at, split, worst_codes
-
-CONFIG = VqGanConfig(
-    resolution=16,
-    ch=8,
-    ch_mult=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(),
-    z_channels=8,
-    embed_dim=8,
-    n_embed=12,
-    norm_groups=4,
-)
-"""Cells of 2 x 2 pixels, 12 codes."""
+from tests.support.tiny_vqgan import TINY_VQGAN
 
 
 def test_an_unused_code_takes_the_bad_cells_of_the_worst() -> None:
-    model = VqGan(CONFIG)
+    model = VqGan(TINY_VQGAN)
     generator = torch.Generator().manual_seed(0)
     good, bad = torch.zeros(60, 8), torch.zeros(40, 8)
     good[:, 0], bad[:, 0] = 1.0, -1.0
@@ -44,7 +32,7 @@ def test_an_unused_code_takes_the_bad_cells_of_the_worst() -> None:
 
 
 def test_what_is_reconstructed_evenly_is_not_split() -> None:
-    cells = look_at(VqGan(CONFIG), torch.rand(2, 2, 3, 16, 16) * 2 - 1)
+    cells = look_at(VqGan(TINY_VQGAN), torch.rand(2, 2, 3, 16, 16) * 2 - 1)
     assert cells.features.shape == (4 * 64, 8)
     even = Cells(cells.features, cells.codes, cells.logits, torch.full_like(cells.errors, 0.01))
     assert worst_codes(even, most=5) == []

@@ -17,25 +17,13 @@ from rudalle_lib.models.vqgan import VqGan, VqGanConfig
 from rudalle_lib.training.decoder import TensorExamples
 from rudalle_lib.training.trainer import train
 from rudalle_lib.training.vqgan import CERTAIN, VqganTask
-
-CONFIG = VqGanConfig(
-    resolution=16,
-    ch=8,
-    ch_mult=(1, 2),
-    num_res_blocks=1,
-    attention_resolutions=(),
-    z_channels=8,
-    embed_dim=8,
-    n_embed=12,
-    norm_groups=4,
-)
-"""Cells of 2 x 2 pixels, 12 codes."""
+from tests.support.tiny_vqgan import TINY_VQGAN
 
 
 def tiny_vqgan(seed: int = 0, **changes: Any) -> VqGan:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return VqGan(VqGanConfig(**{**vars(CONFIG), **changes}))
+        return VqGan(VqGanConfig(**{**vars(TINY_VQGAN), **changes}))
 
 
 def squares(colours: Tensor, count: int, seed: int = 0) -> TensorExamples:
